@@ -1,0 +1,96 @@
+"""Every error a user can meet.
+
+An error says what went wrong and with which thing (``str(error)``), and what to do next (``hint``).
+The core raises; ``baker.cli`` turns it into a message and the exit code. Nothing else exits.
+"""
+
+from __future__ import annotations
+
+
+class BakerError(Exception):
+    """A failure with something to say to the user. Exit code 1."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(BakerError):
+    """The command line asks for something that does not exist or does not go together."""
+
+    exit_code = 2
+
+
+class SettingsError(BakerError):
+    """``baker.toml`` or a ``BAKER_*`` variable is wrong."""
+
+    exit_code = 2
+
+
+class RecipeError(BakerError):
+    """A recipe is wrong. The message starts with ``FILE:LINE:`` where a line is known."""
+
+
+class RecipeNotFound(RecipeError):
+    """No recipe has this name."""
+
+    exit_code = 2
+
+
+class BadReference(UsageError):
+    """A reference is malformed, names nothing, or names more than one thing."""
+
+
+class HostError(BakerError):
+    """This machine lacks something that the command needs: a tool, a right, a kernel feature, disk."""
+
+
+class SourceError(BakerError):
+    """What a bake starts from cannot be resolved or fetched."""
+
+
+class MachineError(BakerError):
+    """A machine did not start, died, or cannot be reached."""
+
+
+class CommandFailed(BakerError):
+    """A command that had to succeed did not."""
+
+    def __init__(
+        self, message: str, *, exit_status: int | None, stderr_tail: str = "", hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_status = exit_status
+        self.stderr_tail = stderr_tail
+
+
+class CommandTimeout(BakerError):
+    """A command ran longer than it may; it and everything it started is gone."""
+
+
+class ConfigureError(BakerError):
+    """The recipe failed on the build instance: its own exception, a failing operation, a time-out."""
+
+
+class ImageTestError(BakerError):
+    """The image tests did not pass, or could not be run."""
+
+
+class StoreError(BakerError):
+    """The local store is damaged or does not hold what the catalog says."""
+
+
+class CatalogError(BakerError):
+    """The catalog cannot be read or written."""
+
+
+class ConflictError(CatalogError):
+    """Somebody else changed it first; nothing of this command was applied."""
+
+
+class Interrupted(BakerError):
+    """Ctrl-C or SIGTERM: everything was cleaned up."""
+
+    exit_code = 130

@@ -1,0 +1,143 @@
+"""What the pipeline asks of a provider and of the machines it makes. Small on purpose.
+
+Adapters under ``baker.providers`` satisfy these by shape; they import nothing of one another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from baker.model import Artifact, Build, FileEntry, Manifest, Resource, Source
+from baker.teardown import Teardown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommandResult:
+    """A finished command. ``exit_status`` is negative where a signal ended it."""
+
+    exit_status: int
+    stdout: bytes
+    stderr: bytes
+
+
+OutputSink = Callable[[str, bytes], None]
+"""Called with ``stdout`` or ``stderr`` and a chunk, as it comes."""
+
+
+class Machine(Protocol):
+    """A running machine that only the holder of this object can reach."""
+
+    name: str
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        on_output: OutputSink | None = None,
+    ) -> CommandResult:
+        """Run one command as root in the machine and wait for it.
+
+        A non-zero exit status is a result, not an error. Raises CommandTimeout after ``timeout``
+        seconds, when every process that the command started in the machine is gone; MachineError if
+        the machine is not running.
+        """
+
+    def put(self, source: BinaryIO, path: str, *, mode: int = 0o644) -> None:
+        """Write a file, following symbolic links *inside the machine*. Raises CommandFailed."""
+
+    def get(self, path: str, destination: BinaryIO) -> None:
+        """Read a file. Raises CommandFailed if it cannot be read."""
+
+    def alive(self) -> bool:
+        """Whether the machine's init still runs."""
+
+    def interactive(self, argv: Sequence[str]) -> int:
+        """Run a command on this process's terminal; returns its exit status."""
+
+    def stop(self) -> None:
+        """Shut down in an orderly way (services stop), by force after a while. Idempotent."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedSource:
+    """A source pinned to something exact.
+
+    ``text`` is what the recipe asked for, ``digest`` what it came to, ``artifact`` what to launch from
+    (None: a bootstrap that the provider still has to make at launch). ``parent`` is the parent's build.
+    """
+
+    text: str
+    digest: str
+    artifact: Artifact | None = None
+    parent: Build | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """The files that one capture changed, against ``parent`` (None for a root): the manifest's storage.
+
+    ``removed`` are paths whose whole subtree is gone before ``files`` are applied.
+    """
+
+    digest: str
+    parent: str | None
+    removed: tuple[str, ...]
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Captured:
+    """What ``capture`` made. ``packages`` and the fold of the layers are the manifest."""
+
+    artifact: Artifact
+    manifest: Manifest
+    layers: tuple[Layer, ...]
+    size_bytes: int
+
+
+class Provider(Protocol):
+    """The code that knows one target."""
+
+    target: str
+    arch: str
+
+    def check(self) -> None:
+        """Raise HostError if this process cannot bake here, naming what is missing and what brings it."""
+
+    def resolve(self, source: Source, parent: Build | None, *, offline: bool) -> ResolvedSource:
+        """Pin a source. Raises SourceError. Starts nothing; well under a second when nothing moved."""
+
+    def launch(self, bake_id: str, source: ResolvedSource, teardown: Teardown) -> Machine:
+        """A build instance made from ``source``, booted. Everything it makes is registered with ``teardown``."""
+
+    def seal(self, machine: Machine) -> None:
+        """Make the machine generic. The machine still runs."""
+
+    def capture(self, bake_id: str, machine: Machine, source: ResolvedSource, teardown: Teardown) -> Captured:
+        """Stop the machine and make the artifact. It is removed again by ``teardown`` unless kept."""
+
+    def start(self, name: str, artifact: Artifact, teardown: Teardown) -> Machine:
+        """A fresh throwaway machine from an artifact; what it changes is discarded.
+
+        Raises StoreError if a part of the artifact is missing or does not match its digest.
+        """
+
+    def distribute(self, build: Build, labels: Mapping[str, str]) -> tuple[Artifact, ...]:
+        """Copy to every place that the target names; all or none. Returns every artifact of the build."""
+
+    def holds(self, artifact: Artifact) -> bool:
+        """Whether the artifact is really there and usable from here."""
+
+    def delete(self, artifact: Artifact) -> None:
+        """Remove an artifact; parts that others share stay. Idempotent."""
+
+    def leftovers(self) -> Sequence[Resource]:
+        """Every resource at this provider that belongs to a bake, dead or alive."""
+
+    def remove(self, resource: Resource) -> None:
+        """Remove one resource of a bake. Idempotent."""
