@@ -15,8 +15,8 @@ from typing import Any
 
 from baker.errors import BadReference
 
-RECIPE_NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$")
-CHANNEL_NAME = re.compile(r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*$")
+RECIPE_NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
+CHANNEL_NAME = re.compile(r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*\Z")
 LATEST = "latest"
 
 
@@ -75,7 +75,7 @@ class Reference:
         hint = "A reference is web, web:12, web:prod or web@sha256:ab12…"
         recipe, at, digest = text.partition("@")
         if at:
-            if not RECIPE_NAME.match(recipe) or not re.match(r"^sha256:[0-9a-f]{4,64}$", digest):
+            if not RECIPE_NAME.match(recipe) or not re.match(r"^sha256:[0-9a-f]{4,64}\Z", digest):
                 raise BadReference(f"{text!r} is not a reference", hint=hint)
             return cls(recipe=recipe, digest=digest)
         recipe, colon, tag = text.partition(":")
@@ -83,7 +83,7 @@ class Reference:
             raise BadReference(f"{text!r} is not a reference", hint=hint)
         if not colon:
             return cls(recipe=recipe)
-        if re.match(r"^[1-9][0-9]{0,8}$", tag):
+        if re.match(r"^[1-9][0-9]{0,8}\Z", tag):
             return cls(recipe=recipe, version=int(tag))
         if CHANNEL_NAME.match(tag):
             return cls(recipe=recipe, channel=tag)
@@ -136,7 +136,11 @@ class TargetSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A validated recipe. ``folder`` and ``project`` are absolute paths; ``timeout`` is per operation."""
+    """A validated recipe. ``timeout`` is per operation.
+
+    ``folder``, ``project`` and the files in ``image_tests`` are absolute paths; ``workdir`` is relative
+    to the folder (None: relative paths of the deploy start at the project's root).
+    """
 
     name: str
     folder: str

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from baker.model import Artifact, Build, FileEntry, Manifest, Resource, Source
+from baker.layer import Layer
+from baker.model import Artifact, Build, Package, Recipe, Resource, Source
 from baker.teardown import Teardown
 
 
@@ -67,37 +68,23 @@ class Machine(Protocol):
 class ResolvedSource:
     """A source pinned to something exact.
 
-    ``text`` is what the recipe asked for, ``digest`` what it came to, ``artifact`` what to launch from
+    ``source`` is what the recipe asked for, ``digest`` what it came to, ``artifact`` what to launch from
     (None: a bootstrap that the provider still has to make at launch). ``parent`` is the parent's build.
     """
 
-    text: str
+    source: Source
     digest: str
     artifact: Artifact | None = None
     parent: Build | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Layer:
-    """The files that one capture changed, against ``parent`` (None for a root): the manifest's storage.
-
-    ``removed`` are paths whose whole subtree is gone before ``files`` are applied.
-    """
-
-    digest: str
-    parent: str | None
-    removed: tuple[str, ...]
-    files: tuple[FileEntry, ...]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Captured:
-    """What ``capture`` made. ``packages`` and the fold of the layers are the manifest."""
+    """What ``capture`` made. ``packages`` and the fold of ``layers`` (lowest first) are its manifest."""
 
     artifact: Artifact
-    manifest: Manifest
     layers: tuple[Layer, ...]
-    size_bytes: int
+    packages: tuple[Package, ...]
 
 
 class Provider(Protocol):
@@ -112,17 +99,20 @@ class Provider(Protocol):
     def resolve(self, source: Source, parent: Build | None, *, offline: bool) -> ResolvedSource:
         """Pin a source. Raises SourceError. Starts nothing; well under a second when nothing moved."""
 
-    def launch(self, bake_id: str, source: ResolvedSource, teardown: Teardown) -> Machine:
-        """A build instance made from ``source``, booted. Everything it makes is registered with ``teardown``."""
+    def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:
+        """A build instance made from ``source``, booted. Everything it makes is registered with ``teardown``.
+
+        Raises SourceError, StoreError, HostError or MachineError.
+        """
 
     def seal(self, machine: Machine) -> None:
-        """Make the machine generic. The machine still runs."""
+        """Make the machine generic (see ``baker.seal``) and stop it."""
 
     def capture(self, bake_id: str, machine: Machine, source: ResolvedSource, teardown: Teardown) -> Captured:
-        """Stop the machine and make the artifact. It is removed again by ``teardown`` unless kept."""
+        """Make the artifact of a sealed machine. It is removed again by ``teardown`` unless kept."""
 
-    def start(self, name: str, artifact: Artifact, teardown: Teardown) -> Machine:
-        """A fresh throwaway machine from an artifact; what it changes is discarded.
+    def start(self, name: str, hostname: str, artifact: Artifact, teardown: Teardown) -> Machine:
+        """A fresh throwaway machine from an artifact; what it changes is discarded. ``name`` is unique.
 
         Raises StoreError if a part of the artifact is missing or does not match its digest.
         """

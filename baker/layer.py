@@ -1,0 +1,54 @@
+"""How a layer's file list is written down: in the catalog, and beside the layer it describes."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+
+from baker.model import FileEntry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Layer:
+    """The paths that one capture changed against ``parent`` (None at the bottom): how manifests are stored.
+
+    ``removed`` are paths that are gone with all that was below them, before ``files`` are applied.
+    Both are sorted by path. ``digest`` names the layer, ``parent`` the one below.
+    """
+
+    digest: str
+    parent: str | None
+    removed: tuple[str, ...]
+    files: tuple[FileEntry, ...]
+
+
+def encode_layer(layer: Layer) -> bytes:
+    """Compressed JSON: ``{"digest", "parent", "removed": […], "files": [[path, kind, mode, uid, gid, size,
+    digest, link, [[name, value]…]]…]}``."""
+    files = [
+        [file.path, file.kind, file.mode, file.uid, file.gid, file.size, file.digest, file.link, file.xattrs]
+        for file in layer.files
+    ]
+    text = {"digest": layer.digest, "parent": layer.parent, "removed": layer.removed, "files": files}
+    return zlib.compress(json.dumps(text, separators=(",", ":")).encode(), 6)
+
+
+def decode_layer(blob: bytes) -> Layer:
+    """The inverse. Raises ValueError, KeyError or zlib.error on anything else."""
+    text = json.loads(zlib.decompress(blob))
+    files = tuple(
+        FileEntry(
+            path=path,
+            kind=kind,
+            mode=mode,
+            uid=uid,
+            gid=gid,
+            size=size,
+            digest=digest,
+            link=link,
+            xattrs=tuple((name, value) for name, value in xattrs),
+        )
+        for path, kind, mode, uid, gid, size, digest, link, xattrs in text["files"]
+    )
+    return Layer(digest=text["digest"], parent=text["parent"], removed=tuple(text["removed"]), files=files)

@@ -1,0 +1,226 @@
+"""Which recipes need a bake, in what order, and why. Pure: what is known comes in through Knowledge.
+
+A recipe's *parent* here is one that it follows: ``from = "base"`` or ``"base:latest"``. A recipe pinned to
+``base:3``, ``base:prod`` or ``base@sha256:…`` does not care whether base is baked.
+
+Parents that were not asked for are planned only where they have no usable build; a stale one that was not
+asked for is used as it is. A parent that was asked for (or is missing) goes first, and where it will be
+baked, its children are planned as ``parent-will-be-baked``. That is a forecast: the parent's re-bake may
+come out the same, so whoever executes the plan compares fingerprints again once the parent is there.
+"""
+
+from __future__ import annotations
+
+import enum
+import graphlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from baker.errors import RecipeError, SourceError
+from baker.fingerprint import explain, fingerprint
+from baker.model import LATEST, Build, Reason, Recipe, Reference, Source
+
+Node = tuple[str, str, str]
+"""Recipe, target, architecture."""
+
+
+class Action(enum.StrEnum):
+    BAKE = "bake"
+    SKIP = "skip"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanEntry:
+    """What is to be done for one recipe on one target and architecture.
+
+    ``build`` is the usable build that is hit: on a skip the newest one; on a bake an older one that the
+    next version re-issues (reason ``reissue``), so that nothing has to be started.
+    """
+
+    recipe: str
+    target: str
+    arch: str
+    action: Action
+    reasons: tuple[Reason, ...]
+    build: Build | None = None
+
+
+class Knowledge(Protocol):
+    """What planning asks of the catalog, the provider and the project."""
+
+    def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
+        """Distinct usable builds, newest first; the first one is in the newest available image."""
+
+    def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
+        """The usable build that a reference means now, if there is one."""
+
+    def current_inputs(
+        self, recipe: Recipe, target: str, arch: str, parent: Build | None, build: Build
+    ) -> Mapping[str, str]:
+        """What ``build``'s inputs are now: static ones (on top of ``parent``), and its traced ones again.
+
+        Raises SourceError or RecipeError where the source cannot be resolved or a file cannot be read:
+        the recipe is blocked then.
+        """
+
+
+def make_plan(
+    recipes: Mapping[str, Recipe],
+    knowledge: Knowledge,
+    *,
+    archs: Mapping[str, Sequence[str]],
+    selected: Iterable[str] | None = None,
+    force: bool = False,
+) -> tuple[PlanEntry, ...]:
+    """The plan for the selected recipes (all if None) and the parents they lack, parents first.
+
+    ``recipes`` holds the selected ones and their ancestors. ``archs`` gives the architectures per
+    target; targets that are not in it are left out. ``force`` bakes what was selected, whatever is known.
+    """
+    asked = set(recipes if selected is None else selected)
+    needed = _find_needed(recipes, knowledge, archs, asked)
+    planned: dict[Node, PlanEntry] = {}
+    for name in _order(recipes):
+        for target in recipes[name].targets:
+            for arch in archs.get(target, ()):
+                if (name, target, arch) in needed:
+                    entry = _plan_one(
+                        recipes[name], target, arch, knowledge, planned, force and name in asked
+                    )
+                    planned[name, target, arch] = entry
+    return tuple(planned.values())
+
+
+def followed_parent(source: Source) -> str | None:
+    """The recipe whose newest image is the source; None on a root and on a pinned one."""
+    if (
+        isinstance(source, Reference)
+        and source.channel in (None, LATEST)
+        and not source.version
+        and not source.digest
+    ):
+        return source.recipe
+    return None
+
+
+def _order(recipes: Mapping[str, Recipe]) -> list[str]:
+    """Parents first, on whatever target; else by name."""
+    sorter = graphlib.TopologicalSorter[str]()
+    for name, recipe in recipes.items():
+        sources = (spec.source for spec in recipe.targets.values())
+        parents = {source.recipe for source in sources if isinstance(source, Reference)}
+        sorter.add(name, *(parents & recipes.keys()))
+    sorter.prepare()
+    order: list[str] = []
+    while sorter.is_active():
+        ready = sorted(sorter.get_ready())
+        order += ready
+        sorter.done(*ready)
+    return order
+
+
+def _find_needed(
+    recipes: Mapping[str, Recipe], knowledge: Knowledge, archs: Mapping[str, Sequence[str]], asked: set[str]
+) -> set[Node]:
+    """What was asked for, and upwards from it every followed parent without a usable build."""
+    pending = [
+        (name, target, arch)
+        for name in asked
+        for target in recipes[name].targets
+        for arch in archs.get(target, ())
+    ]
+    needed: set[Node] = set()
+    while pending:
+        node = name, target, arch = pending.pop()
+        if node in needed:
+            continue
+        needed.add(node)
+        source = recipes[name].targets[target].source
+        parent = followed_parent(source)
+        if parent is not None and knowledge.find_build(Reference(recipe=parent), target, arch) is None:
+            pending.append((parent, target, arch))
+    return needed
+
+
+def _plan_one(
+    recipe: Recipe,
+    target: str,
+    arch: str,
+    knowledge: Knowledge,
+    planned: Mapping[Node, PlanEntry],
+    forced: bool,
+) -> PlanEntry:
+    def entry(action: Action, reasons: Sequence[Reason], build: Build | None = None) -> PlanEntry:
+        return PlanEntry(
+            recipe=recipe.name, target=target, arch=arch, action=action, reasons=tuple(reasons), build=build
+        )
+
+    source = recipe.targets[target].source
+    parent_name = followed_parent(source)
+    upstream = planned.get((parent_name, target, arch)) if parent_name else None
+    if upstream and upstream.action is Action.BLOCKED:
+        return entry(Action.BLOCKED, [Reason(kind="blocked", detail=f"its parent {parent_name} is blocked")])
+
+    parent = None
+    if isinstance(source, Reference):
+        reissued = upstream.build if upstream and upstream.action is Action.BAKE else None
+        parent = reissued or knowledge.find_build(source, target, arch)
+    parent_is_due = upstream is not None and upstream.action is Action.BAKE and upstream.build is None
+    if isinstance(source, Reference) and parent is None and not parent_is_due:
+        detail = f"it starts from {source}, which names no usable {target}/{arch} image"
+        return entry(Action.BLOCKED, [Reason(kind="blocked", detail=detail)])
+
+    reasons = []
+    if forced:
+        reasons.append(Reason(kind="forced", detail="a bake was asked for whatever is known"))
+    if parent_is_due:
+        reasons.append(Reason(kind="parent-will-be-baked", detail=f"its parent {parent_name} will be baked"))
+    builds = knowledge.usable_builds(recipe.name, target, arch)
+    if not builds:
+        never = Reason(kind="never-baked", detail=f"it has no usable build for {target}/{arch}")
+        return entry(Action.BAKE, [*reasons, never])
+    if parent_is_due and parent is None:
+        return entry(Action.BAKE, reasons)
+    try:
+        hit, changes = _compare(recipe, target, arch, knowledge, parent, builds)
+    except (SourceError, RecipeError) as error:
+        return entry(Action.BLOCKED, [Reason(kind="blocked", detail=str(error))])
+    if parent_is_due:  # where the source moves to is not known yet
+        changes = [change for change in changes if change.kind != "source-moved"]
+    if reasons or hit is None:
+        return entry(Action.BAKE, [*reasons, *changes])
+    if hit is builds[0]:
+        detail = f"nothing that it depends on moved since {hit.created:%Y-%m-%d %H:%M} UTC"
+        return entry(Action.SKIP, [Reason(kind="unchanged", detail=detail)], hit)
+    detail = (
+        f"its inputs are again those of the build of {hit.created:%Y-%m-%d %H:%M} UTC: issued anew, not baked"
+    )
+    return entry(Action.BAKE, [Reason(kind="reissue", detail=detail), *changes], hit)
+
+
+def _compare(
+    recipe: Recipe,
+    target: str,
+    arch: str,
+    knowledge: Knowledge,
+    parent: Build | None,
+    builds: Sequence[Build],
+) -> tuple[Build | None, list[Reason]]:
+    """The newest build whose inputs are still what they were, and how they differ from the newest build's."""
+    changes: list[Reason] = []
+    for build in builds:
+        inputs = knowledge.current_inputs(recipe, target, arch, parent, build)
+        same = fingerprint(inputs) == build.fingerprint
+        opaque = build.provenance.opaque if not recipe.inputs else None
+        if same and not opaque:
+            return build, changes
+        if build is builds[0]:
+            changes = explain(build.provenance.inputs, inputs)
+            if same:
+                detail = (
+                    f"what it depends on cannot be told: {opaque} (declare its inputs to let it be skipped)"
+                )
+                changes = [Reason(kind="opaque", detail=detail)]
+    return None, changes or [Reason(kind="changed", detail="its fingerprint is made up in another way now")]

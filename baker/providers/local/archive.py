@@ -1,0 +1,286 @@
+"""A distribution's package archive, seen from the host: apt with folders of our own.
+
+The host's apt fetches and verifies the indexes (it never looks at the host's own sources or state). They say
+what a bootstrap would hold before anything is downloaded, machines start with a copy-on-write view of them,
+and they are what a .deb must match before later bakes may use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import unquote
+
+from baker.errors import CommandFailed, SourceError
+from baker.model import Bootstrap
+from baker.providers.local.host import DPKG_ARCH, run_tool
+from baker.providers.local.store import Store, json_bytes
+
+FRESH_SECONDS = 3600.0
+KEYRINGS = {"debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg")}
+INCLUDED = ("dbus", "systemd-sysv")
+"""What a bootstrap holds beyond minbase: enough to boot, and to be told when it has booted."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedPackage:
+    """One package of a resolved set: the .deb's file name, size and sha256 (hex)."""
+
+    name: str
+    version: str
+    file: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedBootstrap:
+    """What a bootstrap would hold now. ``key`` is a digest over the packages; ``epoch`` the release's date."""
+
+    key: str
+    packages: tuple[ResolvedPackage, ...]
+    epoch: int
+
+
+class Archive:
+    """The archive of one suite and architecture.
+
+    ``mirrors`` are lines of sources.list; without them the default of mmdebstrap is taken.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bootstrap: Bootstrap,
+        arch: str,
+        *,
+        mirrors: Sequence[str] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if bootstrap.distribution not in KEYRINGS:
+            known = ", ".join(KEYRINGS)
+            raise SourceError(f"{bootstrap}: baker bootstraps {known}, not {bootstrap.distribution}")
+        self.store = store
+        self.bootstrap = bootstrap
+        self.arch = arch
+        self.keyring = KEYRINGS[bootstrap.distribution]
+        self._mirrors = tuple(mirrors)
+        self._clock = clock
+        chosen = hashlib.sha256("\n".join(mirrors).encode()).hexdigest()[:8] if mirrors else "default"
+        self.folder = store.folder / "apt" / f"{bootstrap.distribution}-{bootstrap.suite}-{arch}-{chosen}"
+        self.lists = self.folder / "lists"
+        self.debs = store.folder / "apt" / "debs"
+
+    # --- indexes ----------------------------------------------------------------------------------
+
+    def refresh(self, *, offline: bool = False, force: bool = False) -> None:
+        """Bring the indexes up to date unless they are younger than an hour. Raises SourceError."""
+        stamp = self.folder / "refreshed"
+        age = self._clock() - stamp.stat().st_mtime if stamp.exists() else None
+        if age is not None and (offline or (not force and 0 <= age < FRESH_SECONDS)):
+            return
+        if offline:
+            raise SourceError(
+                f"there are no package indexes of {self.bootstrap} here, and --offline forbids to fetch them",
+                hint="Run once without --offline.",
+            )
+        with self.store.lock(f"apt-{self.folder.name}"):
+            self._write_configuration()
+            try:
+                self._apt("update", "--error-on=any", "-qq")
+            except CommandFailed as error:
+                raise SourceError(
+                    f"the package archive of {self.bootstrap} cannot be read: {error.stderr_tail}",
+                    hint="Check the network, the proxy and [local] mirror in baker.toml; --offline uses what is here.",
+                ) from error
+            stamp.touch()
+
+    def _write_configuration(self) -> None:
+        for folder in ("etc/apt.conf.d", "etc/preferences.d", "etc/trusted.gpg.d", "lists/partial", "cache"):
+            (self.folder / folder).mkdir(parents=True, exist_ok=True)
+        (self.debs / "partial").mkdir(parents=True, exist_ok=True)
+        (self.folder / "status").touch()
+        sources = self.folder / "etc" / "sources.list"
+        if not sources.exists():
+            sources.write_text("".join(f"{line}\n" for line in self._source_lines()))
+
+    def _source_lines(self) -> list[str]:
+        lines = self._mirrors or self._default_source_lines()
+        signed = f"deb [signed-by={self.keyring}] "
+        return [line if "[" in line else re.sub(r"^deb\s+", signed, line) for line in lines]
+
+    def _default_source_lines(self) -> list[str]:
+        """The lines that mmdebstrap itself would write: it knows the suites, we need not."""
+        with tempfile.TemporaryDirectory(dir=self.store.folder) as scratch:
+            found = Path(scratch) / "sources.list"
+            hook = f'cp "$1"/etc/apt/sources.list {found}; exit 1'
+            argv = ["mmdebstrap", "--variant=custom", "--mode=root", f"--setup-hook={hook}"]
+            argv += ["--skip=check/signed-by", f"--architectures={DPKG_ARCH[self.arch]}"]
+            try:
+                run_tool([*argv, f"--keyring={self.keyring}", self.bootstrap.suite, f"{scratch}/root"])
+            except CommandFailed as error:
+                if not found.exists():
+                    raise SourceError(f"mmdebstrap knows no {self.bootstrap}: {error.stderr_tail}") from error
+            return [line for line in found.read_text().splitlines() if line.startswith("deb ")]
+
+    def _apt(self, *arguments: str) -> str:
+        options = {
+            "Dir": self.folder,
+            "Dir::Etc": self.folder / "etc",
+            "Dir::State": self.folder,
+            "Dir::State::lists": self.lists,
+            "Dir::State::status": self.folder / "status",
+            "Dir::Cache": self.folder / "cache",
+            "Dir::Cache::archives": self.debs,
+            "APT::Architecture": DPKG_ARCH[self.arch],
+            "APT::Architectures": DPKG_ARCH[self.arch],
+            "APT::Sandbox::User": "root",
+            "APT::Install-Recommends": "false",
+            "Acquire::ForceHash": "sha256",
+            "Acquire::Languages": "en",
+        }
+        with tempfile.NamedTemporaryFile("w", suffix=".conf") as configuration:
+            configuration.write("".join(f'{name} "{value}";\n' for name, value in options.items()))
+            configuration.flush()
+            return run_tool(["apt-get", *arguments], env={"APT_CONFIG": configuration.name})
+
+    # --- resolving --------------------------------------------------------------------------------
+
+    def resolve_bootstrap(self, *, offline: bool = False) -> ResolvedBootstrap:
+        """What a bootstrap would hold now. Raises SourceError. Remembered until the indexes change."""
+        self.refresh(offline=offline)
+        state = self._lists_state()
+        remembered = self.folder / "resolved.json"
+        if remembered.exists():
+            found = json.loads(remembered.read_bytes())
+            if found["lists"] == state:
+                packages = tuple(ResolvedPackage(**package) for package in found["packages"])
+                return ResolvedBootstrap(key=found["key"], packages=packages, epoch=found["epoch"])
+        resolved = self._resolve()
+        packages_json = [
+            {"name": p.name, "version": p.version, "file": p.file, "size": p.size, "sha256": p.sha256}
+            for p in resolved.packages
+        ]
+        remembered.write_bytes(
+            json_bytes({"lists": state, "key": resolved.key, "epoch": resolved.epoch, "packages": packages_json})
+        )
+        return resolved
+
+    def _lists_state(self) -> str:
+        """Changes whenever a downloaded index does."""
+        found = [(path.name, path.stat().st_mtime_ns, path.stat().st_size) for path in self.lists.glob("*_*")]
+        return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()
+
+    def _resolve(self) -> ResolvedBootstrap:
+        names = [*self._required_packages(), *INCLUDED]
+        try:
+            printed = self._apt("install", "--print-uris", "-qq", "-y", "?essential", "apt", *names)
+        except CommandFailed as error:
+            raise SourceError(f"{self.bootstrap} does not resolve: {error.stderr_tail}") from error
+        packages = tuple(sorted(parse_uris(printed), key=lambda package: package.file))
+        epoch = self._release_date()
+        identity = [[package.file, package.size, package.sha256] for package in packages]
+        key = hashlib.sha256(json.dumps([identity, epoch, sorted(names)]).encode()).hexdigest()
+        return ResolvedBootstrap(key=key, packages=packages, epoch=epoch)
+
+    def _required_packages(self) -> list[str]:
+        """Packages of priority required, by name: minbase is these, the essential ones and apt."""
+        names = set()
+        for path in self.lists.glob("*_Packages*"):
+            text = run_tool(["/usr/lib/apt/apt-helper", "cat-file", str(path)])
+            for match in re.finditer(r"^Priority: required$", text, re.MULTILINE):
+                start = text.rfind("\n\n", 0, match.start()) + 2
+                found = re.compile(r"^Package: (\S+)$", re.MULTILINE).search(text, max(start - 2, 0))
+                if found:
+                    names.add(found[1])
+        return sorted(names)
+
+    def _release_date(self) -> int:
+        """The suite's release date, seconds since 1970: moves with point releases, not at every re-signing."""
+        for path in sorted(self.lists.glob(f"*_dists_{self.bootstrap.suite}_InRelease")):
+            found = re.search(r"^Date: (.+)$", path.read_text(errors="replace"), re.MULTILINE)
+            if found:
+                return int(parsedate_to_datetime(found[1]).astimezone(UTC).timestamp())
+        raise SourceError(f"the archive of {self.bootstrap} has no dated InRelease file")
+
+    # --- packages ---------------------------------------------------------------------------------
+
+    def download(self, packages: Sequence[ResolvedPackage], *, offline: bool) -> None:
+        """Have every .deb in the cache. Raises SourceError."""
+        missing = [package for package in packages if not (self.debs / package.file).exists()]
+        if not missing:
+            return
+        if offline:
+            raise SourceError(
+                f"{len(missing)} packages of {self.bootstrap} are not in the cache "
+                f"({', '.join(package.name for package in missing[:3])}…), and --offline forbids to fetch them"
+            )
+        try:
+            self._apt("install", "--download-only", "-qq", "-y", *(f"{p.name}={p.version}" for p in packages))
+        except CommandFailed as error:
+            raise SourceError(f"packages of {self.bootstrap} cannot be fetched: {error.stderr_tail}") from error
+
+    def accept(self, folder: Path) -> int:
+        """Take .deb files that a machine downloaded into the cache: only those that the verified indexes know.
+
+        Returns how many. Names are the machine's: nothing but a plain file with a proper name is looked at.
+        """
+        offered = {}
+        for entry in os.scandir(folder) if folder.is_dir() else ():
+            parts = unquote(entry.name).removesuffix(".deb").split("_")
+            if len(parts) == 3 and entry.name.endswith(".deb") and entry.is_file(follow_symlinks=False):
+                if not (self.debs / entry.name).exists():
+                    offered[entry.name] = f"{parts[0]}={parts[1]}"
+        if not offered:
+            return 0
+        accepted = 0
+        for package in self._known(sorted(offered.values())):
+            path = folder / package.file
+            if package.file in offered and matches(path, package):
+                new = self.debs / "partial" / f"{package.file}.{os.getpid()}"
+                shutil.copyfile(path, new, follow_symlinks=False)
+                if matches(new, package):
+                    new.replace(self.debs / package.file)
+                    accepted += 1
+                new.unlink(missing_ok=True)
+        return accepted
+
+    def _known(self, wanted: Sequence[str]) -> list[ResolvedPackage]:
+        """Those of ``NAME=VERSION`` that the indexes hold. apt stops at the first unknown one: take it out."""
+        names = list(wanted)
+        while names:
+            try:
+                return list(parse_uris(self._apt("download", "--print-uris", "-qq", *names)))
+            except CommandFailed as error:
+                unknown = [name for name in names if f"'{name.split('=')[1]}' for '{name.split('=')[0]}'" in error.stderr_tail]
+                unknown += [name for name in names if f"locate package {name.split('=')[0]}" in error.stderr_tail]
+                if not unknown:
+                    return []
+                names = [name for name in names if name not in unknown]
+        return []
+
+
+def parse_uris(printed: str) -> list[ResolvedPackage]:
+    """The lines of ``apt-get --print-uris``: 'URI' FILE SIZE SHA256:HEX."""
+    packages = []
+    for match in re.finditer(r"^'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})$", printed, re.MULTILINE):
+        name, version, _ = match[1].split("_")
+        packages.append(
+            ResolvedPackage(name=name, version=unquote(version), file=match[1], size=int(match[2]), sha256=match[3])
+        )
+    return packages
+
+
+def matches(path: Path, package: ResolvedPackage) -> bool:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == package.sha256

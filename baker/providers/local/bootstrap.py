@@ -1,0 +1,82 @@
+"""The bottom layer: a minimal distribution, made by mmdebstrap from exactly the packages that were resolved."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from pathlib import Path
+
+from baker.errors import CommandFailed, SourceError
+from baker.manifest import parse_dpkg_status
+from baker.model import Resource
+from baker.providers.local.archive import INCLUDED, Archive, ResolvedBootstrap
+from baker.providers.local.host import DPKG_ARCH, run_tool
+from baker.providers.local.store import Store
+from baker.providers.local.tree import seal_tree
+from baker.teardown import Teardown
+
+
+def ensure_bootstrap(
+    store: Store, archive: Archive, resolved: ResolvedBootstrap, teardown: Teardown, *, offline: bool
+) -> str:
+    """The digest of the layer for ``resolved``: the one in the store, or a new one. Raises SourceError.
+
+    Two bakes that want the same one at once make it once.
+    """
+    with store.lock(f"bootstrap-{resolved.key}"):
+        found = store.read_bootstrap(resolved.key)
+        if found is not None:
+            return str(found["layers"][0])
+        archive.download(resolved.packages, offline=offline)
+        folder = store.machines / f"bootstrap-{teardown.bake_id}"
+        resource = Resource(provider="local", kind="folder", id=str(folder))
+        with teardown.making(resource, undo=lambda: remove_folder(folder)):
+            folder.mkdir(parents=True)
+        tree = folder / "root"
+        unpack(archive, resolved, tree)
+        with store.lock("layers", shared=True):
+            layer = store.add_layer(tree, parent=None)
+            details = {"source": str(archive.bootstrap), "arch": archive.arch, "epoch": resolved.epoch}
+            store.write_bootstrap(resolved.key, layer.digest, details)
+        teardown.undo(resource)
+        return layer.digest
+
+
+def unpack(archive: Archive, resolved: ResolvedBootstrap, tree: Path) -> None:
+    """Run mmdebstrap on the archive's indexes and packages as they lie in the cache, and seal the result."""
+    started = time.time()
+    debs = " ".join(shlex.quote(str(archive.debs / package.file)) for package in resolved.packages)
+    lists = shlex.quote(str(archive.lists))
+    argv = [
+        *("mmdebstrap", "--quiet", "--mode=root", "--format=directory", "--variant=minbase", "--skip=update"),
+        *("--skip=check/signed-by", f"--include={','.join(INCLUDED)}"),
+        f"--architectures={DPKG_ARCH[archive.arch]}",
+        f'--setup-hook=cp {lists}/*_* "$1"/var/lib/apt/lists/',
+        f'--setup-hook=mkdir -p "$1"/var/cache/apt/archives && cp {debs} "$1"/var/cache/apt/archives/',
+        # The machine's name and resolver come from who starts it; an empty machine-id is made anew at each
+        # first boot, without the first-boot presets that would undo a recipe's `systemctl disable`.
+        '--customize-hook=rm -f "$1"/etc/hostname "$1"/etc/resolv.conf && : > "$1"/etc/machine-id',
+        archive.bootstrap.suite,
+        str(tree),
+        str(archive.folder / "etc" / "sources.list"),
+    ]
+    try:
+        run_tool(argv, env={"SOURCE_DATE_EPOCH": str(resolved.epoch)})
+    except CommandFailed as error:
+        raise SourceError(f"{archive.bootstrap} could not be bootstrapped: {error}") from error
+    installed = {
+        (package.name, package.version)
+        for package in parse_dpkg_status((tree / "var/lib/dpkg/status").read_text())
+    }
+    expected = {(package.name, package.version) for package in resolved.packages}
+    if installed != expected:
+        odd = ", ".join(f"{name} {version}" for name, version in sorted(installed ^ expected)[:5])
+        raise SourceError(f"mmdebstrap installed another set of packages than was resolved: {odd}")
+    seal_tree(tree, started=started, epoch=resolved.epoch)
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of the store; idempotent, follows no link."""
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -1,0 +1,152 @@
+"""What the host offers: tools, cgroups, resolvers, processes. Linux only."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from baker.errors import CommandFailed, HostError
+
+PACKAGE_OF_TOOL = {
+    "apt-get": "apt",
+    "bwrap": "bubblewrap",
+    "ip": "iproute2",
+    "mkfs.erofs": "erofs-utils",
+    "mmdebstrap": "mmdebstrap",
+    "nsenter": "util-linux",
+    "pasta": "passt",
+    "setpriv": "util-linux",
+    "systemd-nspawn": "systemd-container",
+    "unshare": "util-linux",
+}
+"""Every tool that a local bake runs, and the Debian package that brings it."""
+
+DPKG_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
+"""Our names of architectures to Debian's."""
+
+
+def host_arch() -> str:
+    """``x86_64`` or ``arm64``. Raises HostError on anything else."""
+    machine = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine())
+    if machine is None:
+        raise HostError(f"{platform.machine()} is not an architecture that baker bakes (x86_64, arm64)")
+    return machine
+
+
+def missing_tools() -> list[str]:
+    """Tools that are not on PATH, sbin folders included."""
+    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    return [tool for tool in PACKAGE_OF_TOOL if shutil.which(tool, path=path) is None]
+
+
+def missing_file_systems() -> list[str]:
+    """Kernel file systems that are neither built in, loaded, nor loadable."""
+    known = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
+    missing = [name for name in ("erofs", "overlay") if name not in known]
+    return [name for name in missing if subprocess.run(["modprobe", name], capture_output=True).returncode != 0]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CgroupRoots:
+    """Where cgroups are made. ``unified`` is cgroup 2; ``named`` is systemd's own hierarchy on hybrid hosts."""
+
+    unified: Path
+    named: Path | None
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (self.unified,) if self.named is None else (self.unified, self.named)
+
+
+def find_cgroup_roots(mountinfo: str | None = None) -> CgroupRoots:
+    """Raises HostError where there is no cgroup 2 hierarchy."""
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    unified = named = None
+    for line in text.splitlines():
+        fields, _, rest = line.partition(" - ")
+        mount_point, file_system = fields.split()[4], rest.split()[0]
+        if file_system == "cgroup2":
+            unified = Path(mount_point)
+        elif file_system == "cgroup" and "name=systemd" in rest:
+            named = Path(mount_point)
+    if unified is None:
+        raise HostError("no cgroup 2 hierarchy is mounted", hint="Boot with systemd.unified_cgroup_hierarchy=1.")
+    return CgroupRoots(unified=unified, named=named)
+
+
+def booted_with_systemd() -> bool:
+    """Whether the host's init is systemd (sd_booted(3))."""
+    return Path("/run/systemd/system").is_dir()
+
+
+def nameservers(resolv_conf: str) -> list[str]:
+    """The name servers of a resolv.conf that a machine in its own network namespace can reach."""
+    servers = [line.split()[1] for line in resolv_conf.splitlines() if line.startswith("nameserver ")]
+    return [server for server in servers if not server.startswith("127.") and server != "::1"]
+
+
+def host_resolv_conf() -> str:
+    """The host's resolver settings; systemd-resolved's upstream servers where it listens on loopback."""
+    for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
+        if path.exists() and nameservers(text := path.read_text()):
+            return text
+    return ""
+
+
+def run_tool(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    stdin: str | None = None,
+    hint: str | None = None,
+) -> str:
+    """Run a tool of the host and return its stdout. Raises CommandFailed with the last lines of its stderr."""
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "LANG": "C.UTF-8",
+        **{name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy", "TMPDIR") if name in os.environ},
+        **(env or {}),
+    }
+    try:
+        done = subprocess.run(argv, env=environment, input=stdin, capture_output=True, text=True, errors="replace")
+    except FileNotFoundError:
+        package = PACKAGE_OF_TOOL.get(argv[0])
+        raise HostError(
+            f"{argv[0]} is not installed", hint=f"apt-get install {package}" if package else None
+        ) from None
+    if done.returncode != 0:
+        tail = "\n".join(done.stderr.strip().splitlines()[-8:])
+        raise CommandFailed(
+            f"{argv[0]} failed with exit code {done.returncode}:\n{tail}",
+            exit_status=done.returncode,
+            stderr_tail=tail,
+            hint=hint,
+        )
+    return done.stdout
+
+
+def children_of(pid: int) -> list[int]:
+    """Direct children, of every thread of ``pid``; empty if it is gone."""
+    children = []
+    try:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            children += [int(child) for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return children
+
+
+def namespace_pids(pid: int) -> list[int]:
+    """The process's id in each nested pid namespace, outermost first; empty if it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return [int(value) for value in line.split()[1:]]
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return []

@@ -1,0 +1,233 @@
+"""The local store: layers, artifacts, bootstraps. Nothing in it is changed once it has its final name.
+
+    layers/HEX.erofs        one layer, named by the sha256 of the file; HEX.files is its file list
+    artifacts/HEX.json      a chain of layers (named by the digest of the chain) and what it is
+    bootstraps/KEY.json     the layer that a resolved set of packages came to
+    apt/…                   see ``packages.py``
+    machines/NAME/          a running machine; nothing outlives it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from baker.errors import StoreError
+from baker.layer import Layer, decode_layer, encode_layer
+from baker.providers.local.host import run_tool
+from baker.providers.local.tree import newest_time, read_tree
+
+NIL_UUID = "00000000-0000-0000-0000-000000000000"
+
+
+class Store:
+    """One folder. Safe for several processes: files appear whole under their final name, by rename."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.layers = folder / "layers"
+        self.artifacts = folder / "artifacts"
+        self.bootstraps = folder / "bootstraps"
+        self.machines = folder / "machines"
+
+    def create(self) -> None:
+        for path in (self.folder, self.layers, self.artifacts, self.bootstraps, self.machines):
+            path.mkdir(parents=True, exist_ok=True, mode=0o755)
+        # What runs in a machine's folder belongs to another system's users: no host user may enter.
+        self.machines.chmod(0o700)
+
+    # --- layers -----------------------------------------------------------------------------------
+
+    def add_layer(self, tree: Path, parent: str | None) -> Layer:
+        """Make an EROFS layer of a sealed tree. It is on disk (fsync) when this returns."""
+        removed, files = read_tree(tree)
+        with self._temporary(self.layers) as path:
+            # SOURCE_DATE_EPOCH is written as the time of making, and clamps later times: there are none.
+            run_tool(
+                ["mkfs.erofs", "--quiet", "-zlz4", f"-U{NIL_UUID}", str(path), str(tree)],
+                env={"SOURCE_DATE_EPOCH": str(newest_time(tree))},
+            )
+            digest = hash_file(path)
+            layer = Layer(digest=digest, parent=parent, removed=removed, files=files)
+            self._write(self._list_path(digest), encode_layer(layer))
+            publish(path, self._layer_path(digest))
+        return layer
+
+    def _layer_path(self, digest: str) -> Path:
+        return self.layers / f"{digest.removeprefix('sha256:')}.erofs"
+
+    def _list_path(self, digest: str) -> Path:
+        return self.layers / f"{digest.removeprefix('sha256:')}.files"
+
+    def read_layer(self, digest: str) -> Layer:
+        """A layer's file list. Raises StoreError."""
+        try:
+            return decode_layer(self._list_path(digest).read_bytes())
+        except FileNotFoundError:
+            raise self._missing(digest) from None
+        except Exception as error:
+            raise StoreError(f"the file list of layer {digest} is damaged: {error}") from error
+
+    def verified_layer(self, digest: str) -> Path:
+        """The layer's file, after its content was found to match its digest.
+
+        A file is hashed when it is first used and whenever its inode, size or times moved since.
+        Raises StoreError.
+        """
+        path = self._layer_path(digest)
+        stamp = path.with_suffix(".verified")
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise self._missing(digest) from None
+        seen = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        with contextlib.suppress(FileNotFoundError):
+            if stamp.read_text() == seen:
+                return path
+        if hash_file(path) != digest:
+            raise StoreError(
+                f"layer {digest} is damaged: {path} does not match its digest",
+                hint="Bake the recipe it belongs to again with --force.",
+            )
+        self._write(stamp, seen.encode())
+        return path
+
+    def _missing(self, digest: str) -> StoreError:
+        return StoreError(
+            f"layer {digest} is not in the store {self.folder}",
+            hint="Bake the recipe it belongs to again with --force.",
+        )
+
+    def layer_size(self, digest: str) -> int:
+        return self._layer_path(digest).stat().st_size
+
+    # --- artifacts --------------------------------------------------------------------------------
+
+    def write_artifact(self, layers: Sequence[str], details: Mapping[str, Any]) -> str:
+        """Record a chain of layers; returns its id. A chain that is already there is left as it is."""
+        artifact = "sha256:" + hashlib.sha256("\n".join(layers).encode()).hexdigest()
+        if self.has_artifact(artifact):
+            return artifact
+        self._write(self._artifact_path(artifact), json_bytes({"id": artifact, "layers": list(layers), **details}))
+        return artifact
+
+    def _artifact_path(self, artifact: str) -> Path:
+        return self.artifacts / f"{artifact.removeprefix('sha256:')}.json"
+
+    def read_artifact(self, artifact: str) -> dict[str, Any]:
+        """Raises StoreError."""
+        return self._read_json(self._artifact_path(artifact), f"artifact {artifact}")
+
+    def label_artifact(self, artifact: str, labels: Mapping[str, Any]) -> None:
+        """Write labels beside the artifact: the catalog can be rebuilt from them. Raises StoreError."""
+        self._write(self._artifact_path(artifact), json_bytes({**self.read_artifact(artifact), "labels": dict(labels)}))
+
+    def delete_captures(self, bake_id: str) -> None:
+        """Forget what a bake captured and nobody registered, and layers that nothing names. Idempotent."""
+        for path in self.artifacts.glob("*.json"):
+            found = self._read_json(path, path.name)
+            if found.get("bake") == bake_id and "labels" not in found:
+                path.unlink(missing_ok=True)
+        self.remove_unused_layers()
+
+    def has_artifact(self, artifact: str) -> bool:
+        """Whether the artifact and every layer of it are here (not whether they are intact)."""
+        try:
+            return all(self._layer_path(layer).exists() for layer in self.read_artifact(artifact)["layers"])
+        except StoreError:
+            return False
+
+    def delete_artifact(self, artifact: str) -> None:
+        """Forget an artifact, and remove the layers that nothing else needs. Idempotent."""
+        self._artifact_path(artifact).unlink(missing_ok=True)
+        self.remove_unused_layers()
+
+    def remove_unused_layers(self) -> None:
+        """Remove every layer that neither an artifact nor a bootstrap names."""
+        with self.lock("layers"):
+            needed: set[str] = set()
+            for path in [*self.artifacts.glob("*.json"), *self.bootstraps.glob("*.json")]:
+                needed.update(self._read_json(path, path.name)["layers"])
+            for path in self.layers.iterdir():
+                if f"sha256:{path.stem}" not in needed:
+                    path.unlink(missing_ok=True)
+
+    # --- bootstraps -------------------------------------------------------------------------------
+
+    def write_bootstrap(self, key: str, layer: str, details: Mapping[str, Any]) -> None:
+        self._write(self.bootstraps / f"{key}.json", json_bytes({"layers": [layer], **details}))
+
+    def read_bootstrap(self, key: str) -> dict[str, Any] | None:
+        """What a key came to, or None if it was never made here or its layer is gone."""
+        path = self.bootstraps / f"{key}.json"
+        if not path.exists():
+            return None
+        found = self._read_json(path, f"bootstrap {key}")
+        return found if all(self._layer_path(layer).exists() for layer in found["layers"]) else None
+
+    # --- files ------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lock(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Wait for, then hold, a lock between processes and threads; it ends with the process.
+
+        Whoever adds layers holds "layers" shared until an artifact names them; whoever removes unused
+        ones holds it alone.
+        """
+        with (self.folder / f".{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def _temporary(self, folder: Path) -> Iterator[Path]:
+        handle, name = tempfile.mkstemp(prefix=".new-", dir=folder)
+        os.close(handle)
+        path = Path(name)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with self._temporary(path.parent) as new:
+            new.write_bytes(content)
+            publish(new, path)
+
+    def _read_json(self, path: Path, what: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            raise StoreError(f"{what} is not in the store {self.folder}") from None
+        except ValueError as error:
+            raise StoreError(f"{what} is damaged: {path}: {error}") from error
+        return found
+
+
+def hash_file(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_bytes(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, indent=1, sort_keys=True).encode()
+
+
+def publish(new: Path, path: Path) -> None:
+    """Give a finished file its final name, durably."""
+    new.chmod(0o644)
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,104 @@
+"""What recipe.toml may hold: the one table behind validation, messages and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from baker.settings import LOCAL_SETTINGS
+from baker.toml_file import Schema
+
+DISTRIBUTIONS = ("debian", "ubuntu")
+RESERVED_NAMES = (*DISTRIBUTIONS, "oci", "tar")
+"""No recipe can have these names: ``from = "debian:trixie"`` would be read as a recipe's channel."""
+
+_VARIABLE: Schema = {
+    "type": "string",
+    "pattern": r"^[A-Za-z_][A-Za-z0-9_]*$",
+    "title": "a variable's name",
+}
+_GLOB: Schema = {
+    "type": "string",
+    "pattern": r"^(?![/~])(?!(.*/)?\.\.(/|$))(?!.*([^/]\*\*|\*\*[^/]))[^\n]+$",
+    "title": "a path or glob inside the project, such as templates/**/*.j2",
+}
+_DURATION: Schema = {
+    "anyOf": [
+        {"type": "number", "exclusiveMinimum": 0},
+        {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]+(\.[0-9]+)?[smh]$"},
+    ],
+    "title": 'seconds or a text such as "30m"',
+}
+FROM: Schema = {
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "additionalProperties": {"type": "string", "title": "text"}},
+    ],
+    "title": 'a recipe ("base:latest"), a distribution ("debian:trixie") or a table that finds an AMI',
+    "description": "What the bake starts from",
+}
+DATA: Schema = {"type": "object", "title": "a table", "description": "host.data in deploy.py"}
+
+RECIPE_SCHEMA: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "description": {"type": "string", "title": "text", "description": "One line for lists"},
+        "from": FROM,
+        "secrets": {
+            "type": "array",
+            "items": _VARIABLE,
+            "title": "a list of variable names",
+            "description": "Variables handed to the recipe that never reach fingerprint, log or image",
+        },
+        "environment": {
+            "type": "array",
+            "items": _VARIABLE,
+            "title": "a list of variable names",
+            "description": "Variables that the recipe may read; their values are part of the fingerprint",
+        },
+        "inputs": {
+            "type": "array",
+            "items": _GLOB,
+            "title": "a list of globs",
+            "description": "Further files that the result depends on, from the project's root",
+        },
+        "groups": {
+            "type": "array",
+            "items": {"type": "string", "pattern": r"^\S+$", "title": "a group's name"},
+            "title": "a list of group names",
+            "description": "pyinfra groups that the machine is in",
+        },
+        "workdir": {
+            "type": "string",
+            "pattern": r"^(?!/)(?!(.*/)?\.\.(/|$))[^\n]+$",
+            "title": 'a folder inside the recipe\'s folder, such as "."',
+            "description": "Where relative paths start, from the recipe's folder; else the project's root",
+        },
+        "timeout": {**_DURATION, "description": "Longest time of one operation"},
+        "total_timeout": {**_DURATION, "description": "Longest time of the whole recipe"},
+        "data": DATA,
+        "targets": {
+            "type": "object",
+            "title": "a table",
+            "additionalProperties": False,
+            "properties": {
+                "local": {
+                    "type": "object",
+                    "title": "a table",
+                    "additionalProperties": False,
+                    "properties": {"from": FROM, "data": DATA, **LOCAL_SETTINGS},
+                },
+                "aws": {"type": "object", "title": "a table", "properties": {"from": FROM, "data": DATA}},
+            },
+        },
+    },
+}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON Schema of recipe.toml."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "baker recipe",
+        **RECIPE_SCHEMA,
+    }

@@ -1,0 +1,201 @@
+"""What is configured, as one frozen value.
+
+Flag > BAKER_* variable > recipe's target table > baker.toml > default. The variables are ``BAKER_HOME``,
+``BAKER_CATALOG``, ``BAKER_ACTOR`` and, for every key of a target's table, ``BAKER_LOCAL_KEY`` and
+``BAKER_AWS_KEY`` (``BAKER_LOCAL_MIRROR`` is ``mirror`` of ``[local]``). An empty one counts as unset.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from baker.errors import SettingsError, UsageError
+from baker.model import TargetSpec
+from baker.toml_file import Document, Problem, Schema, describe, find_problems, nearest, read_document
+
+PROJECT_FILE = "baker.toml"
+DEFAULT_HOME = "/var/lib/baker"
+TARGETS = ("aws", "local")
+
+_URL: Schema = {"type": "string", "pattern": r"^https?://[^\s/]+", "title": "an http:// or https:// address"}
+_ARCHIVE: Schema = {
+    "type": "string",
+    "pattern": r"^(https?|file|copy)://?[^\s]+",
+    "title": "an archive's address (http://, https:// or file://)",
+}
+
+LOCAL_SETTINGS: Mapping[str, Schema] = {
+    "mirror": {**_ARCHIVE, "description": "Archive that bootstraps come from and that images keep using"},
+    "security_mirror": {**_ARCHIVE, "description": "The archive's security updates"},
+    "http_proxy": {**_URL, "description": "Proxy that build instances use; never kept in an image"},
+}
+"""Settings of the local target, in baker.toml's [local] and in a recipe's [targets.local]."""
+
+RESULT_NEUTRAL_SETTINGS: Mapping[str, frozenset[str]] = {"local": frozenset({"http_proxy"})}
+"""Settings that never change what a bake comes to, so that they stay out of the fingerprint."""
+
+PROJECT_SCHEMA: Schema = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "catalog": {
+            "type": "string",
+            "pattern": r"^(sqlite:///.|postgresql(\+psycopg)?://)",
+            "title": "sqlite:///PATH or postgresql://HOST/NAME",
+        },
+        "recipes": {"type": "string", "pattern": r"\S", "title": "a folder of the project"},
+        "local": {
+            "type": "object",
+            "title": "a table",
+            "properties": LOCAL_SETTINGS,
+            "additionalProperties": False,
+        },
+        "aws": {"type": "object", "title": "a table"},
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """Everything that is configured. Paths are absolute; ``project`` and ``recipes`` are None outside one.
+
+    ``local`` and ``aws`` are baker.toml's tables over the defaults. ``variables`` holds, per target, what
+    BAKER_* variables say; see ``target_settings`` for the whole.
+    """
+
+    home: Path
+    catalog_url: str
+    actor: str
+    project: Path | None = None
+    recipes: Path | None = None
+    local: Mapping[str, Any] = field(default_factory=dict)
+    aws: Mapping[str, Any] = field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+def find_project(start: Path, explicit: Path | None = None) -> Path:
+    """The folder with baker.toml: ``explicit``, or the first one from ``start`` upwards.
+
+    Raises UsageError.
+    """
+    if explicit is not None:
+        if (explicit / PROJECT_FILE).is_file():
+            return explicit.resolve()
+        raise UsageError(
+            f"{explicit} is not a project: it has no {PROJECT_FILE}",
+            hint=f"--project takes the folder that holds {PROJECT_FILE}",
+        )
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if (folder / PROJECT_FILE).is_file():
+            return folder
+    raise UsageError(
+        f"no {PROJECT_FILE} in {start} or in any folder above it",
+        hint="Change into a project, or name one with --project FOLDER",
+    )
+
+
+def load_settings(
+    project: Path | None,
+    environ: Mapping[str, str],
+    *,
+    home: Path | None = None,
+    catalog_url: str | None = None,
+    actor: str | None = None,
+) -> Settings:
+    """Settings of a project, or of none for commands that need none. The keywords are flags.
+
+    Raises SettingsError with every problem of baker.toml by file, line and key, or with the variable.
+    """
+    variables = {name: value for name, value in environ.items() if value}
+    document = _read_project(project) if project else None
+    table: Mapping[str, Any] = document.values if document else {}
+    chosen_home = Path(home or variables.get("BAKER_HOME") or DEFAULT_HOME).expanduser().absolute()
+    return Settings(
+        home=chosen_home,
+        catalog_url=catalog_url
+        or _check_catalog_variable(variables.get("BAKER_CATALOG"))
+        or _anchor_catalog(table.get("catalog"), project)
+        or f"sqlite:///{chosen_home}/catalog.db",
+        actor=actor or _find_actor(variables),
+        project=project,
+        recipes=project / table.get("recipes", "recipes") if project else None,
+        local={**_find_proxy(variables), **table.get("local", {})},
+        aws=dict(table.get("aws", {})),
+        variables={target: _target_variables(target, variables) for target in TARGETS},
+    )
+
+
+def target_settings(settings: Settings, spec: TargetSpec) -> dict[str, Any]:
+    """What holds for one recipe on one target, after the precedence above."""
+    tables: Mapping[str, Mapping[str, Any]] = {"local": settings.local, "aws": settings.aws}
+    return {**tables[spec.target], **spec.settings, **settings.variables.get(spec.target, {})}
+
+
+def result_settings(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``target_settings`` that can change a build: what its fingerprint covers."""
+    neutral = RESULT_NEUTRAL_SETTINGS.get(target, frozenset())
+    return {key: value for key, value in values.items() if key not in neutral}
+
+
+def _read_project(project: Path) -> Document:
+    document = read_document(project / PROJECT_FILE, project)
+    problems = [document] if isinstance(document, Problem) else list(find_problems(document, PROJECT_SCHEMA))
+    if not problems and isinstance(document, Document):
+        recipes = (project / document.values.get("recipes", "recipes")).resolve()
+        if not recipes.is_relative_to(project.resolve()):
+            message = f'"recipes" must be a folder of the project, not "{document.values["recipes"]}"'
+            problems.append(document.problem(("recipes",), message))
+    if problems or isinstance(document, Problem):
+        raise SettingsError("\n".join(str(problem) for problem in sorted(problems)))
+    return document
+
+
+def _check_catalog_variable(url: str | None) -> str | None:
+    pattern = PROJECT_SCHEMA["properties"]["catalog"]
+    if url and not re.search(pattern["pattern"], url):
+        scheme = url.partition(":")[0]  # never the whole: it may hold a password
+        raise SettingsError(f'BAKER_CATALOG must be {pattern["title"]}, not "{scheme}:…"')
+    return url
+
+
+def _anchor_catalog(url: str | None, project: Path | None) -> str | None:
+    """A relative SQLite path in baker.toml starts at the project, wherever the command runs."""
+    prefix = "sqlite:///"
+    if url and project and url.startswith(prefix) and not url.startswith(f"{prefix}/"):
+        return f"{prefix}{project}/{url.removeprefix(prefix)}"
+    return url
+
+
+def _find_actor(variables: Mapping[str, str]) -> str:
+    for name in ("BAKER_ACTOR", "SUDO_USER", "USER"):
+        if name in variables:
+            return variables[name]
+    return f"uid {os.getuid()}"
+
+
+def _find_proxy(variables: Mapping[str, str]) -> dict[str, str]:
+    proxy = variables.get("http_proxy") or variables.get("HTTP_PROXY")
+    return {"http_proxy": proxy} if proxy else {}
+
+
+def _target_variables(target: str, variables: Mapping[str, str]) -> dict[str, str]:
+    prefix = f"BAKER_{target.upper()}_"
+    found = {}
+    for name, value in variables.items():
+        if not name.startswith(prefix):
+            continue
+        key = name.removeprefix(prefix).lower()
+        if target == "local":
+            if key not in LOCAL_SETTINGS:
+                offered = nearest(name, [prefix + known.upper() for known in LOCAL_SETTINGS])
+                raise SettingsError(f"unknown variable {name}{offered}")
+            if not re.search(LOCAL_SETTINGS[key]["pattern"], value):
+                raise SettingsError(f"{name} must be {LOCAL_SETTINGS[key]['title']}, not {describe(value)}")
+        found[key] = value
+    return found

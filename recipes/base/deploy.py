@@ -1,0 +1,91 @@
+"""A Debian that every other image is built upon. Nothing in it is specific to one machine or one service.
+
+Security updates come with the next bake: an image is replaced, never changed, so there is no
+unattended-upgrades here. A machine that upgraded itself would no longer be the image that was tested.
+"""
+
+from pyinfra import host
+from pyinfra.facts.server import Arch
+from pyinfra.operations import apt, files, systemd
+
+KERNEL = {"x86_64": "linux-image-cloud-amd64", "aarch64": "linux-image-cloud-arm64"}
+
+# --- packages ---------------------------------------------------------------------------------------
+
+files.put(
+    name="Install no recommended packages, here and in every image built upon this one",
+    src="recipes/base/files/apt.conf",
+    dest="/etc/apt/apt.conf.d/90-image",
+)
+files.put(
+    name="Leave manuals and translations out",
+    src="recipes/base/files/dpkg.cfg",
+    dest="/etc/dpkg/dpkg.cfg.d/90-image",
+)
+apt.packages(
+    name="Install what a cloud machine needs",
+    packages=[
+        "cloud-guest-utils",
+        "cloud-init",
+        "e2fsprogs",
+        "ifupdown",
+        "libpam-systemd",
+        "openssh-server",
+        "sudo",
+        "systemd-timesyncd",
+    ],
+    update=True,
+    cache_time=3600,
+)
+# No initrd: the cloud kernel has NVMe, EFI and ext4 built in, so it mounts its root by PARTUUID without one.
+# An initrd would hold the build's time stamps and cost more than all the rest of this recipe.
+apt.packages(
+    name="Install the cloud kernel",
+    packages=[KERNEL[host.get_fact(Arch)]],
+    _env={"INITRD": "No"},
+)
+
+# --- first boot ---------------------------------------------------------------------------------------
+
+files.put(
+    name="Say where cloud-init may look for its data (elsewhere it stays off)",
+    src="recipes/base/files/cloud.cfg",
+    dest="/etc/cloud/cloud.cfg.d/95_image.cfg",
+)
+files.put(
+    name="Make host keys at the first boot, also where there is no cloud-init",
+    src="recipes/base/files/ssh-host-keys.service",
+    dest="/etc/systemd/system/ssh-host-keys.service",
+)
+systemd.service(
+    name="Enable the making of host keys",
+    service="ssh-host-keys",
+    running=False,
+    enabled=True,
+)
+
+# --- hardening ------------------------------------------------------------------------------------------
+
+files.put(
+    name="Let nobody log in with a password",
+    src="recipes/base/files/sshd.conf",
+    dest="/etc/ssh/sshd_config.d/10-image.conf",
+)
+files.template(
+    name="Harden the kernel",
+    src="templates/base/sysctl.conf.j2",
+    dest="/etc/sysctl.d/60-image.conf",
+    settings=host.data.sysctl,
+)
+files.template(
+    name="Bound what the journal may fill",
+    src="templates/base/journald.conf.j2",
+    dest="/etc/systemd/journald.conf.d/10-image.conf",
+    max_use=host.data.journal_max_use,
+)
+systemd.service(
+    name="Accept SSH at boot",
+    service="ssh",
+    running=True,
+    enabled=True,
+)
