@@ -104,7 +104,7 @@ def traced_inputs(recipe: Recipe, traced: Iterable[tuple[str, str]]) -> dict[str
         inside = absolute == recipe.project or absolute.startswith(f"{recipe.project}/")
         if not inside or absolute.startswith(environment) or _is_static(recipe, absolute):
             continue
-        relative = os.path.relpath(absolute, recipe.project)
+        relative = absolute[len(recipe.project) + 1 :] or "."
         inputs[f"{kind}:{relative}"] = _look_again(recipe.project, kind, relative)
     return inputs
 
@@ -159,7 +159,7 @@ def _is_static(recipe: Recipe, absolute: str) -> bool:
         return True
     if not absolute.startswith(f"{recipe.folder}/"):
         return False
-    relative = os.path.relpath(absolute, recipe.folder)
+    relative = absolute[len(recipe.folder) + 1 :]
     really_inside = os.path.realpath(absolute) == os.path.join(os.path.realpath(recipe.folder), relative)
     return really_inside and not (_is_left_out(relative) and os.path.isfile(absolute))
 
@@ -176,7 +176,7 @@ def _source_of(path: str) -> str:
 
 def _describe_folder(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for path in _walk(recipe.folder):
-        relative = os.path.relpath(path, recipe.folder)
+        relative = path[len(recipe.folder) + 1 :]
         if not _is_left_out(relative):
             yield relative, _describe_entry(recipe.project, path)
 

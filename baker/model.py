@@ -312,7 +312,7 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LedgerEntry:
-    """A resource in the ledger: ``intended`` before it is asked for, ``exists`` after, ``removed`` at last."""
+    """A resource in the ledger: ``intended`` before it is asked for, ``exists`` after, then ``removed``."""
 
     bake_id: str
     resource: Resource

@@ -1,7 +1,7 @@
 """What makes a configured machine generic: nothing in the image may identify the build instance, or differ
 between two bakes of the same inputs only because a machine was booted.
 
-Pure: rules over paths. A provider applies them, to a tree that lies still (local) or inside the machine (AWS).
+Pure: rules over paths. A provider applies them: to a tree that lies still (local), inside the machine (AWS).
 """
 
 from __future__ import annotations

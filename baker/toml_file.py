@@ -10,6 +10,7 @@ to the user: "must be TITLE".
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -160,7 +161,7 @@ def describe(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f'"{value}"' if len(value) <= 60 else f'"{value[:57]}…"'
+        return json.dumps(value if len(value) <= 60 else f"{value[:57]}…", ensure_ascii=False)
     return str(value)
 
 

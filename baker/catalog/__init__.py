@@ -1,0 +1,5 @@
+"""The catalog: what was baked, what is in it, where it came from, and what points at it."""
+
+from baker.catalog.store import Catalog
+
+__all__ = ["Catalog"]

@@ -1,0 +1,67 @@
+"""The command line: parse, wire, call, print. Use cases are imported when a command runs, not before."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+import typer
+
+from baker.cli import bakes, images, machines, recipes, system
+from baker.cli.wiring import Options
+from baker.console import Console
+from baker.errors import BakerError
+
+app = typer.Typer(
+    name="baker",
+    help="Bake machine images from recipes, once, into a versioned catalog.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (bakes, images, machines, recipes, system):
+    group.add_commands(app)
+
+
+def show_version(asked: bool) -> None:
+    if asked:
+        from baker.identity import baker_version
+
+        Console().result(f"baker {baker_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def set_options(
+    context: typer.Context,
+    project: str = typer.Option("", "--project", metavar="FOLDER", help="The folder with baker.toml."),
+    catalog: str = typer.Option(
+        "", "--catalog", metavar="URL", help="Another catalog than the configured one."
+    ),
+    _version: bool = typer.Option(
+        False, "--version", callback=show_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    context.obj = Options(project=project or None, catalog=catalog or None)
+
+
+def main() -> None:
+    """The entry point: every failure becomes a message and an exit code, never a traceback."""
+    console = Console()
+    try:
+        status = app(standalone_mode=False)
+    except BakerError as error:
+        console.error(error)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        console.say("Interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has left (`baker image ls | head`).
+        sys.stdout = None  # type: ignore[assignment]
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)

@@ -3,3 +3,38 @@
 The parent side (``parent``, ``image_tests``) never imports pyinfra, testinfra or the recipe; the child side
 (``child``, ``test_child``) never enters the machine: it asks the parent to, over one socket (``wire``).
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from baker.configurer.image_tests import TestRecord, TestReport, run_image_tests
+    from baker.configurer.parent import (
+        Configured,
+        ConfigureRequest,
+        OperationRecord,
+        TracedInput,
+        configure,
+    )
+
+__all__ = [
+    "ConfigureRequest",
+    "Configured",
+    "OperationRecord",
+    "TestRecord",
+    "TestReport",
+    "TracedInput",
+    "configure",
+    "run_image_tests",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Not before they are asked for: a child must not import the parent's side before gevent patched the
+    # standard library, nor a command that only shows things import either.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    home = "image_tests" if name in ("TestRecord", "TestReport", "run_image_tests") else "parent"
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)

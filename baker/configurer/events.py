@@ -9,6 +9,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,14 +76,14 @@ class RecipeOutput:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TestStarted:
+class ImageTestStarted:
     """An image test starts."""
 
     name: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TestEnded:
+class ImageTestEnded:
     """An image test is over. ``outcome`` is ``passed``, ``failed``, ``skipped`` or ``error``.
 
     ``error`` means that the test could not be run: its file does not import, or a fixture failed. ``file``
@@ -104,8 +105,8 @@ Event = (
     | OperationRetried
     | OperationFailed
     | RecipeOutput
-    | TestStarted
-    | TestEnded
+    | ImageTestStarted
+    | ImageTestEnded
 )
 
 _KINDS: Mapping[str, type[Event]] = {kind.__name__: kind for kind in typing.get_args(Event)}
@@ -117,13 +118,13 @@ def write_event(event: Event) -> dict[str, object]:
 
 
 def read_event(message: Mapping[str, object]) -> Event | None:
-    """The event that a message holds, None if it holds something else. Raises ValueError for a wrong field."""
+    """The event in a message, None if it holds something else. Raises TypeError for a wrong field."""
     kind = _KINDS.get(str(message.get("kind")))
     if kind is None:
         return None
     hints = typing.get_type_hints(kind)
+    fields: dict[str, Any] = {name: message.get(name) for name in hints}
     for name, hint in hints.items():
-        value = message.get(name)
-        if not isinstance(value, int | float if hint is float else hint):
-            raise ValueError(f"{kind.__name__}.{name} is {value!r}")
-    return kind(**{name: message.get(name) for name in hints})
+        if not isinstance(fields[name], int | float if hint is float else hint):
+            raise TypeError(f"{kind.__name__}.{name} is {fields[name]!r}")
+    return kind(**fields)

@@ -8,6 +8,8 @@ from typing import Any
 
 MASK = "***"
 MAX_LINE = 64 << 10
+SHORTEST_LINE = 4
+"""A shorter line of a secret (a lone brace) says nothing, and would blot out the whole log."""
 
 
 class Redactor:
@@ -16,7 +18,8 @@ class Redactor:
     def __init__(self, secrets: Iterable[str]) -> None:
         spellings = set()
         for secret in secrets:
-            for text in (secret, *secret.splitlines()):
+            long_lines = [line.strip() for line in secret.splitlines() if len(line.strip()) >= SHORTEST_LINE]
+            for text in (secret, *long_lines):
                 quoted = text.replace("'", "'\"'\"'")
                 spellings |= {text, quoted, repr(text)[1:-1], json.dumps(text)[1:-1]}
         # The longest first: one secret may be a part of another.
@@ -55,10 +58,10 @@ class LineFeed:
         for line in lines:
             self._write(line)
         if len(self._rest) > MAX_LINE:
-            text = self._redactor.text(self._rest.decode(errors="replace"))
-            keep = min(self._redactor.longest, len(text))
-            self._write_line(text[: len(text) - keep])
-            self._rest = text[len(text) - keep :].encode()
+            text = self._redactor.text(self._rest.decode(errors="surrogateescape"))
+            end = len(text) - min(self._redactor.longest, len(text))
+            self._write_line(text[:end].encode(errors="surrogateescape").decode(errors="replace"))
+            self._rest = text[end:].encode(errors="surrogateescape")
 
     def close(self) -> None:
         self._write(self._rest)

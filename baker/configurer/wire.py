@@ -4,7 +4,8 @@ A frame is two lengths, a JSON header and bytes. The child sends a request and w
 connections may be open at once (pyinfra runs greenlets), each for one request after the other:
 
 ``run``    {"verb", "argv", "stdin": bool, "timeout": seconds or null, "show": text or null} + stdin's bytes
-           -> {"exit_status", "stdout": length} + stdout and stderr, or {"timed_out": true}
+           -> {"exit_status", "stdout": length} + stdout and stderr,
+              or {"timed_out": true}, or {"error": why it could not be started}
 ``event``  {"verb", "message": {"kind", …}} -> {}
 
 Files are written and read by commands (``cat``), which gives them what commands have: the machine's own
@@ -93,12 +94,20 @@ class MachineClient:
     ) -> RunReply:
         """Run a command in the machine; ``show`` puts it and its output into the bake's log.
 
-        Raises TimeoutError after ``timeout`` seconds, when the command is gone.
+        Raises TimeoutError after ``timeout`` seconds, when the command is gone; OSError if it cannot start.
         """
-        header = {"verb": "run", "argv": list(argv), "stdin": stdin is not None, "timeout": timeout, "show": show}
+        header = {
+            "verb": "run",
+            "argv": list(argv),
+            "stdin": stdin is not None,
+            "timeout": timeout,
+            "show": show,
+        }
         reply, body = self._ask(header, stdin or b"")
         if reply.get("timed_out"):
             raise TimeoutError(f"timed out after {timeout:g} s" if timeout else "timed out")
+        if "error" in reply:
+            raise OSError(reply["error"])
         split = int(reply["stdout"])
         return RunReply(exit_status=int(reply["exit_status"]), stdout=body[:split], stderr=body[split:])
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from baker.layer import Layer
 from baker.model import Artifact, Build, Package, Recipe, Resource, Source
@@ -74,14 +74,19 @@ class ResolvedSource:
 
     source: Source
     digest: str
+    settings: Mapping[str, Any]
     artifact: Artifact | None = None
     parent: Build | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Captured:
-    """What ``capture`` made. ``packages`` and the fold of ``layers`` (lowest first) are its manifest."""
+    """What ``capture`` made. ``packages`` and the fold of ``layers`` (lowest first) are its manifest.
 
+    ``resource`` is what ``teardown`` would remove: keep it once the build is registered.
+    """
+
+    resource: Resource
     artifact: Artifact
     layers: tuple[Layer, ...]
     packages: tuple[Package, ...]
@@ -96,8 +101,11 @@ class Provider(Protocol):
     def check(self) -> None:
         """Raise HostError if this process cannot bake here, naming what is missing and what brings it."""
 
-    def resolve(self, source: Source, parent: Build | None, *, offline: bool) -> ResolvedSource:
-        """Pin a source. Raises SourceError. Starts nothing; well under a second when nothing moved."""
+    def resolve(self, source: Source, parent: Build | None, settings: Mapping[str, Any]) -> ResolvedSource:
+        """Pin a source; ``settings`` are those of the recipe on this target.
+
+        Raises SourceError. Starts nothing; well under a second when nothing moved.
+        """
 
     def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:
         """A build instance made from ``source``, booted. Everything it makes is registered with ``teardown``.
@@ -116,6 +124,9 @@ class Provider(Protocol):
 
         Raises StoreError if a part of the artifact is missing or does not match its digest.
         """
+
+    def describe_access(self, machine: Resource) -> str:
+        """The command that opens a shell in a machine that was kept after a failure."""
 
     def distribute(self, build: Build, labels: Mapping[str, str]) -> tuple[Artifact, ...]:
         """Copy to every place that the target names; all or none. Returns every artifact of the build."""

@@ -137,8 +137,9 @@ def _check_values(document: Document, folder: Path) -> Iterator[Problem]:
         value = table["from"] if own else values["from"]
         source = _parse_source(value, target)
         if isinstance(source, str):
+            shown = "{…}" if isinstance(value, dict) else describe(value)
             path: KeyPath = ("targets", target, "from") if own else ("from",)
-            yield document.problem(path, f"from = {describe(value)} {source}")
+            yield document.problem(path, f"from = {shown} {source}")
         for path, value in find_dates(table.get("data", {}), ("targets", target, "data")):
             yield document.problem(path, f"{describe(value)} is a date or time: write it as text")
     for path, value in find_dates(values.get("data", {}), ("data",)):

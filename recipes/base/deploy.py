@@ -16,15 +16,18 @@ files.put(
     name="Install no recommended packages, here and in every image built upon this one",
     src="recipes/base/files/apt.conf",
     dest="/etc/apt/apt.conf.d/90-image",
+    mode="644",
 )
 files.put(
     name="Leave manuals and translations out",
     src="recipes/base/files/dpkg.cfg",
     dest="/etc/dpkg/dpkg.cfg.d/90-image",
+    mode="644",
 )
 apt.packages(
     name="Install what a cloud machine needs",
     packages=[
+        "ca-certificates",
         "cloud-guest-utils",
         "cloud-init",
         "e2fsprogs",
@@ -51,11 +54,13 @@ files.put(
     name="Say where cloud-init may look for its data (elsewhere it stays off)",
     src="recipes/base/files/cloud.cfg",
     dest="/etc/cloud/cloud.cfg.d/95_image.cfg",
+    mode="644",
 )
 files.put(
     name="Make host keys at the first boot, also where there is no cloud-init",
     src="recipes/base/files/ssh-host-keys.service",
     dest="/etc/systemd/system/ssh-host-keys.service",
+    mode="644",
 )
 systemd.service(
     name="Enable the making of host keys",
@@ -70,17 +75,20 @@ files.put(
     name="Let nobody log in with a password",
     src="recipes/base/files/sshd.conf",
     dest="/etc/ssh/sshd_config.d/10-image.conf",
+    mode="644",
 )
 files.template(
     name="Harden the kernel",
     src="templates/base/sysctl.conf.j2",
     dest="/etc/sysctl.d/60-image.conf",
+    mode="644",
     settings=host.data.sysctl,
 )
 files.template(
     name="Bound what the journal may fill",
     src="templates/base/journald.conf.j2",
     dest="/etc/systemd/journald.conf.d/10-image.conf",
+    mode="644",
     max_use=host.data.journal_max_use,
 )
 systemd.service(

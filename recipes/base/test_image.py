@@ -63,7 +63,11 @@ def test_sshd_offers_no_way_in_but_keys(host):
 
 def test_root_gets_in_with_no_password(host):
     settings = host.check_output("sshd -T").splitlines()
-    for setting in ("permitrootlogin without-password", "passwordauthentication no", "permitemptypasswords no"):
+    for setting in (
+        "permitrootlogin without-password",
+        "passwordauthentication no",
+        "permitemptypasswords no",
+    ):
         assert setting in settings
 
 
@@ -80,7 +84,10 @@ def test_kernel_settings_are_in_force(host):
 
 
 def test_journal_is_bounded(host):
-    assert "SystemMaxUse=200M" in host.check_output("systemd-analyze cat-config systemd/journald.conf").splitlines()
+    assert (
+        "SystemMaxUse=200M"
+        in host.check_output("systemd-analyze cat-config systemd/journald.conf").splitlines()
+    )
 
 
 def test_nothing_upgrades_the_machine_on_its_own(host):

@@ -1,5 +1,6 @@
 """References, and what hangs on the nouns."""
 
+import contextlib
 import string
 
 import pytest
@@ -15,7 +16,9 @@ names = st.builds("-".join, st.lists(st.builds(str.__add__, words, digits), min_
 tags = st.one_of(
     st.none(),
     st.integers(1, 999_999_999),
-    st.builds(lambda parts, mark: mark.join(parts), st.lists(words, min_size=1, max_size=3), st.sampled_from("._-")),
+    st.builds(
+        lambda parts, mark: mark.join(parts), st.lists(words, min_size=1, max_size=3), st.sampled_from("._-")
+    ),
 )
 
 
@@ -37,19 +40,18 @@ def test_digest_reference_survives_being_written_and_read(name, digits):
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_reference_that_writes_itself_or_is_refused(text):
-    try:
-        reference = Reference.parse(text)
-    except BadReference as error:
-        assert str(error) == f"{text!r} is not a reference"
-    else:
-        assert str(reference) == text
+    with contextlib.suppress(BadReference):
+        assert str(Reference.parse(text)) == text
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "Web", "web:", "web:0", "web:01", "web:Prod", "web\n", "web:12\n", "web:prod\n", "web@", "web@sha256:ab1",
-     "web@sha256:xyzw", "web@sha256:abcd\n", "web@md5:abcd", "web:1:2", "we b", "-web", "web-", "a" * 3 + ":" + "1" * 10],
-)  # fmt: skip
+    [
+        *("", "Web", "we b", "-web", "web-", "web\n"),
+        *("web:", "web:0", "web:01", "web:1111111111", "web:1:2", "web:Prod", "web:12\n", "web:prod\n"),
+        *("web@", "web@sha256:ab1", "web@sha256:xyzw", "web@sha256:abcd\n", "web@md5:abcd"),
+    ],
+)
 def test_malformed_reference_is_refused_with_the_accepted_forms(text):
     with pytest.raises(BadReference) as caught:
         Reference.parse(text)

@@ -104,7 +104,7 @@ def test_relative_catalog_of_the_file_lies_in_the_project(tmp_path):
     [
         ({"BAKER_ACTOR": "ci", "SUDO_USER": "ann", "USER": "root"}, "ci"),
         ({"SUDO_USER": "ann", "USER": "root"}, "ann"),
-        ({"USER": "bob"}, "bob"),
+        ({"BAKER_ACTOR": "", "USER": "bob"}, "bob"),
     ],
 )
 def test_actor_is_who_asked_even_under_sudo(environ, actor):

@@ -25,7 +25,7 @@ class WrittenLedger:
     def removed(self, bake_id, resource):
         self.log.append(f"{bake_id}: removed {resource.id}")
 
-    def open_entries(self, bake_id=None):
+    def open_entries(self, _bake_id=None):
         return []
 
 
@@ -110,7 +110,7 @@ def test_early_undo_that_fails_raises_and_is_tried_again_at_the_end(teardown, lo
 
 def test_nothing_is_made_when_the_ledger_cannot_be_written(log):
     class FullLedger(WrittenLedger):
-        def intend(self, bake_id, resource):
+        def intend(self, _bake_id, _resource):
             raise OSError("no space left on device")
 
     teardown = Teardown("B1", FullLedger(log))

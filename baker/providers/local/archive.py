@@ -55,7 +55,7 @@ class ResolvedBootstrap:
 class Archive:
     """The archive of one suite and architecture.
 
-    ``mirrors`` are lines of sources.list; without them the default of mmdebstrap is taken.
+    ``mirror`` and ``security_mirror`` are base addresses; without them what mmdebstrap knows is taken.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Archive:
         bootstrap: Bootstrap,
         arch: str,
         *,
-        mirrors: Sequence[str] = (),
+        mirror: str | None = None,
+        security_mirror: str | None = None,
+        proxy: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if bootstrap.distribution not in KEYRINGS:
@@ -74,9 +76,12 @@ class Archive:
         self.bootstrap = bootstrap
         self.arch = arch
         self.keyring = KEYRINGS[bootstrap.distribution]
-        self._mirrors = tuple(mirrors)
+        self._mirror = mirror
+        self._security_mirror = security_mirror
+        self._proxy = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
         self._clock = clock
-        chosen = hashlib.sha256("\n".join(mirrors).encode()).hexdigest()[:8] if mirrors else "default"
+        mirrors = f"{mirror} {security_mirror}".encode()
+        chosen = hashlib.sha256(mirrors).hexdigest()[:8] if mirror or security_mirror else "default"
         self.folder = store.folder / "apt" / f"{bootstrap.distribution}-{bootstrap.suite}-{arch}-{chosen}"
         self.lists = self.folder / "lists"
         self.debs = store.folder / "apt" / "debs"
@@ -115,9 +120,13 @@ class Archive:
             sources.write_text("".join(f"{line}\n" for line in self._source_lines()))
 
     def _source_lines(self) -> list[str]:
-        lines = self._mirrors or self._default_source_lines()
+        lines = []
+        for line in self._default_source_lines():
+            _, address, suite, *components = line.split()
+            chosen = self._security_mirror if suite.endswith("-security") else self._mirror
+            lines.append(" ".join(["deb", chosen or address, suite, *components]))
         signed = f"deb [signed-by={self.keyring}] "
-        return [line if "[" in line else re.sub(r"^deb\s+", signed, line) for line in lines]
+        return [re.sub(r"^deb ", signed, line) for line in lines]
 
     def _default_source_lines(self) -> list[str]:
         """The lines that mmdebstrap itself would write: it knows the suites, we need not."""
@@ -152,7 +161,7 @@ class Archive:
         with tempfile.NamedTemporaryFile("w", suffix=".conf") as configuration:
             configuration.write("".join(f'{name} "{value}";\n' for name, value in options.items()))
             configuration.flush()
-            return run_tool(["apt-get", *arguments], env={"APT_CONFIG": configuration.name})
+            return run_tool(["apt-get", *arguments], env={"APT_CONFIG": configuration.name, **self._proxy})
 
     # --- resolving --------------------------------------------------------------------------------
 
@@ -172,7 +181,9 @@ class Archive:
             for p in resolved.packages
         ]
         remembered.write_bytes(
-            json_bytes({"lists": state, "key": resolved.key, "epoch": resolved.epoch, "packages": packages_json})
+            json_bytes(
+                {"lists": state, "key": resolved.key, "epoch": resolved.epoch, "packages": packages_json}
+            )
         )
         return resolved
 
@@ -228,7 +239,9 @@ class Archive:
         try:
             self._apt("install", "--download-only", "-qq", "-y", *(f"{p.name}={p.version}" for p in packages))
         except CommandFailed as error:
-            raise SourceError(f"packages of {self.bootstrap} cannot be fetched: {error.stderr_tail}") from error
+            raise SourceError(
+                f"packages of {self.bootstrap} cannot be fetched: {error.stderr_tail}"
+            ) from error
 
     def accept(self, folder: Path) -> int:
         """Take .deb files that a machine downloaded into the cache: only those that the verified indexes know.
@@ -262,8 +275,14 @@ class Archive:
             try:
                 return list(parse_uris(self._apt("download", "--print-uris", "-qq", *names)))
             except CommandFailed as error:
-                unknown = [name for name in names if f"'{name.split('=')[1]}' for '{name.split('=')[0]}'" in error.stderr_tail]
-                unknown += [name for name in names if f"locate package {name.split('=')[0]}" in error.stderr_tail]
+                unknown = [
+                    name
+                    for name in names
+                    if f"'{name.split('=')[1]}' for '{name.split('=')[0]}'" in error.stderr_tail
+                ]
+                unknown += [
+                    name for name in names if f"locate package {name.split('=')[0]}" in error.stderr_tail
+                ]
                 if not unknown:
                     return []
                 names = [name for name in names if name not in unknown]
@@ -276,7 +295,9 @@ def parse_uris(printed: str) -> list[ResolvedPackage]:
     for match in re.finditer(r"^'[^']+' (\S+\.deb) (\d+) SHA256:([0-9a-f]{64})$", printed, re.MULTILINE):
         name, version, _ = match[1].split("_")
         packages.append(
-            ResolvedPackage(name=name, version=unquote(version), file=match[1], size=int(match[2]), sha256=match[3])
+            ResolvedPackage(
+                name=name, version=unquote(version), file=match[1], size=int(match[2]), sha256=match[3]
+            )
         )
     return packages
 

@@ -1,15 +1,17 @@
-"""The bottom layer: a minimal distribution, made by mmdebstrap from exactly the packages that were resolved."""
+"""The bottom layer: a minimal distribution, made by mmdebstrap from exactly what was resolved."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from baker.errors import CommandFailed, SourceError
 from baker.manifest import parse_dpkg_status
-from baker.model import Resource
+from baker.model import Package, Resource
 from baker.providers.local.archive import INCLUDED, Archive, ResolvedBootstrap
 from baker.providers.local.host import DPKG_ARCH, run_tool
 from baker.providers.local.store import Store
@@ -19,33 +21,41 @@ from baker.teardown import Teardown
 
 def ensure_bootstrap(
     store: Store, archive: Archive, resolved: ResolvedBootstrap, teardown: Teardown, *, offline: bool
-) -> str:
-    """The digest of the layer for ``resolved``: the one in the store, or a new one. Raises SourceError.
+) -> dict[str, Any]:
+    """What ``resolved`` comes to: ``layers`` (one digest), ``packages``, ``epoch``, ``bootstrap``.
 
-    Two bakes that want the same one at once make it once.
+    From the store, or made now. Two bakes that want the same one at once make it once. Raises SourceError.
     """
     with store.lock(f"bootstrap-{resolved.key}"):
         found = store.read_bootstrap(resolved.key)
         if found is not None:
-            return str(found["layers"][0])
+            return found
         archive.download(resolved.packages, offline=offline)
         folder = store.machines / f"bootstrap-{teardown.bake_id}"
         resource = Resource(provider="local", kind="folder", id=str(folder))
         with teardown.making(resource, undo=lambda: remove_folder(folder)):
             folder.mkdir(parents=True)
         tree = folder / "root"
-        unpack(archive, resolved, tree)
+        packages = unpack(archive, resolved, tree)
         with store.lock("layers", shared=True):
             layer = store.add_layer(tree, parent=None)
-            details = {"source": str(archive.bootstrap), "arch": archive.arch, "epoch": resolved.epoch}
-            store.write_bootstrap(resolved.key, layer.digest, details)
+            made = {
+                "layers": [layer.digest],
+                "bootstrap": str(archive.bootstrap),
+                "epoch": resolved.epoch,
+                "packages": [asdict(package) for package in packages],
+            }
+            store.write_bootstrap(resolved.key, made)
         teardown.undo(resource)
-        return layer.digest
+        return made
 
 
-def unpack(archive: Archive, resolved: ResolvedBootstrap, tree: Path) -> None:
-    """Run mmdebstrap on the archive's indexes and packages as they lie in the cache, and seal the result."""
-    started = time.time()
+def unpack(archive: Archive, resolved: ResolvedBootstrap, tree: Path) -> tuple[Package, ...]:
+    """Run mmdebstrap on the indexes and packages as they lie in the cache, and seal the result.
+
+    Returns what is installed, which is what was resolved.
+    """
+    started = time.time() - 1.0
     debs = " ".join(shlex.quote(str(archive.debs / package.file)) for package in resolved.packages)
     lists = shlex.quote(str(archive.lists))
     argv = [
@@ -65,15 +75,14 @@ def unpack(archive: Archive, resolved: ResolvedBootstrap, tree: Path) -> None:
         run_tool(argv, env={"SOURCE_DATE_EPOCH": str(resolved.epoch)})
     except CommandFailed as error:
         raise SourceError(f"{archive.bootstrap} could not be bootstrapped: {error}") from error
-    installed = {
-        (package.name, package.version)
-        for package in parse_dpkg_status((tree / "var/lib/dpkg/status").read_text())
-    }
+    packages = parse_dpkg_status((tree / "var/lib/dpkg/status").read_text())
+    installed = {(package.name, package.version) for package in packages}
     expected = {(package.name, package.version) for package in resolved.packages}
     if installed != expected:
         odd = ", ".join(f"{name} {version}" for name, version in sorted(installed ^ expected)[:5])
         raise SourceError(f"mmdebstrap installed another set of packages than was resolved: {odd}")
     seal_tree(tree, started=started, epoch=resolved.epoch)
+    return packages
 
 
 def remove_folder(folder: Path) -> None:

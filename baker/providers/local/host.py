@@ -32,7 +32,9 @@ DPKG_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
 
 def host_arch() -> str:
     """``x86_64`` or ``arm64``. Raises HostError on anything else."""
-    machine = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}.get(platform.machine())
+    machine = {"x86_64": "x86_64", "amd64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}.get(
+        platform.machine()
+    )
     if machine is None:
         raise HostError(f"{platform.machine()} is not an architecture that baker bakes (x86_64, arm64)")
     return machine
@@ -48,7 +50,9 @@ def missing_file_systems() -> list[str]:
     """Kernel file systems that are neither built in, loaded, nor loadable."""
     known = {line.split()[-1] for line in Path("/proc/filesystems").read_text().splitlines()}
     missing = [name for name in ("erofs", "overlay") if name not in known]
-    return [name for name in missing if subprocess.run(["modprobe", name], capture_output=True).returncode != 0]
+    return [
+        name for name in missing if subprocess.run(["modprobe", name], capture_output=True).returncode != 0
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +79,9 @@ def find_cgroup_roots(mountinfo: str | None = None) -> CgroupRoots:
         elif file_system == "cgroup" and "name=systemd" in rest:
             named = Path(mount_point)
     if unified is None:
-        raise HostError("no cgroup 2 hierarchy is mounted", hint="Boot with systemd.unified_cgroup_hierarchy=1.")
+        raise HostError(
+            "no cgroup 2 hierarchy is mounted", hint="Boot with systemd.unified_cgroup_hierarchy=1."
+        )
     return CgroupRoots(unified=unified, named=named)
 
 
@@ -109,11 +115,17 @@ def run_tool(
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",
-        **{name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy", "TMPDIR") if name in os.environ},
+        **{
+            name: os.environ[name]
+            for name in ("http_proxy", "https_proxy", "no_proxy", "TMPDIR")
+            if name in os.environ
+        },
         **(env or {}),
     }
     try:
-        done = subprocess.run(argv, env=environment, input=stdin, capture_output=True, text=True, errors="replace")
+        done = subprocess.run(
+            argv, env=environment, input=stdin, capture_output=True, text=True, errors="replace"
+        )
     except FileNotFoundError:
         package = PACKAGE_OF_TOOL.get(argv[0])
         raise HostError(

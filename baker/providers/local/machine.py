@@ -26,8 +26,8 @@ from baker.providers.local.host import (
     children_of,
     find_cgroup_roots,
     host_resolv_conf,
-    namespace_pids,
     nameservers,
+    namespace_pids,
 )
 from baker.providers.protocol import CommandResult, OutputSink
 
@@ -45,7 +45,9 @@ QUIET_UNITS = (
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "fstrim.timer",
+    "ldconfig.service",
     "man-db.timer",
+    "systemd-journal-catalog-update.service",
     "systemd-tmpfiles-clean.timer",
     "systemd-update-done.service",
 )
@@ -54,7 +56,11 @@ QUIET_UNITS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineSpec:
-    """How to start a machine. ``binds`` are (name, host folder, path in the machine): read through, written aside."""
+    """How to start a machine.
+
+    ``binds`` are (name, host folder, path in the machine): read through, written aside. ``quiet`` keeps
+    ``QUIET_UNITS`` from running. A ``detached`` machine outlives this process.
+    """
 
     name: str
     folder: Path
@@ -63,6 +69,7 @@ class MachineSpec:
     environment: Mapping[str, str]
     binds: tuple[tuple[str, Path, str], ...] = ()
     quiet: bool = False
+    detached: bool = False
 
 
 class LocalMachine:
@@ -71,7 +78,8 @@ class LocalMachine:
     def __init__(self, spec: MachineSpec, cgroups: CgroupRoots) -> None:
         self.name = spec.name
         self.spec = spec
-        self.started = time.time()
+        # File systems stamp files by a clock that lags a little.
+        self.started = time.time() - 1.0
         self._cgroups = cgroups
         self._holder: subprocess.Popen[bytes] | None = None
         self._holder_inside = 0
@@ -123,7 +131,7 @@ class LocalMachine:
             "BAKER_BINDS": binds,
         }
         holder = [
-            *("setpriv", "--pdeathsig", "KILL"),
+            *(() if spec.detached else ("setpriv", "--pdeathsig", "KILL")),
             *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
             *("sh", str(HOLDER), *map(str, spec.layers)),
         ]
@@ -135,6 +143,7 @@ class LocalMachine:
                 stdout=console,
                 stderr=console,
                 cwd="/",
+                start_new_session=True,
             )
 
     @property
@@ -163,9 +172,12 @@ class LocalMachine:
                     pids = namespace_pids(child)
                     if len(pids) == depth and pids[-1] == 1:
                         self._holder_inside, self._leader = holder, child
+                        (self.spec.folder / "leader").write_text(str(child))
                         return
             time.sleep(0.005)
-        raise MachineError(f"machine {self.name} did not start in {BOOT_SECONDS:.0f} s: {self._console_tail()}")
+        raise MachineError(
+            f"machine {self.name} did not start in {BOOT_SECONDS:.0f} s: {self._console_tail()}"
+        )
 
     def _connect_network(self) -> None:
         """Outbound network by pasta, which lives and dies in the holder's pid namespace."""
@@ -236,7 +248,9 @@ class LocalMachine:
                 start_new_session=True,
             ) as process:
                 threads = [
-                    threading.Thread(target=drain, args=(stream, name, collected[name], on_output), daemon=True)
+                    threading.Thread(
+                        target=drain, args=(stream, name, collected[name], on_output), daemon=True
+                    )
                     for name, stream in (("stdout", process.stdout), ("stderr", process.stderr))
                 ]
                 if isinstance(stdin, bytes):
@@ -250,7 +264,9 @@ class LocalMachine:
                     process.kill()
                     process.wait()
                     if isinstance(error, subprocess.TimeoutExpired):
-                        raise CommandTimeout(f"{shlex.join(argv)[:200]} ran longer than {timeout:g} s") from None
+                        raise CommandTimeout(
+                            f"{shlex.join(argv)[:200]} ran longer than {timeout:g} s"
+                        ) from None
                     raise
                 # A daemon that the command left behind may hold its pipes open for ever.
                 deadline = time.monotonic() + DRAIN_SECONDS
@@ -320,7 +336,9 @@ class LocalMachine:
         cgroups = self._make_command_cgroups()
         environment = {**self._environment, "TERM": os.environ.get("TERM", "dumb")}
         try:
-            return subprocess.run([*enter_cgroups(cgroups), *self._enter(argv)], env=environment, cwd="/").returncode
+            return subprocess.run(
+                [*enter_cgroups(cgroups), *self._enter(argv)], env=environment, cwd="/"
+            ).returncode
         finally:
             kill_cgroups(cgroups)
             self._remove_command_cgroups(cgroups)
@@ -424,6 +442,5 @@ def drain(stream: IO[bytes], name: str, collected: list[bytes], on_output: Outpu
 
 def feed(stream: IO[bytes], data: bytes) -> None:
     """Write a command's input; it may stop reading early."""
-    with contextlib.suppress(OSError, ValueError):
-        with stream:
-            stream.write(data)
+    with contextlib.suppress(OSError, ValueError), stream:
+        stream.write(data)

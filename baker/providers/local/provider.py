@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,13 @@ from baker.manifest import parse_dpkg_status
 from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source
 from baker.providers.local.archive import Archive
 from baker.providers.local.bootstrap import ensure_bootstrap, remove_folder
-from baker.providers.local.host import PACKAGE_OF_TOOL, find_cgroup_roots, host_arch, missing_file_systems, missing_tools
+from baker.providers.local.host import (
+    PACKAGE_OF_TOOL,
+    find_cgroup_roots,
+    host_arch,
+    missing_file_systems,
+    missing_tools,
+)
 from baker.providers.local.machine import LocalMachine, MachineSpec, remove_cgroup
 from baker.providers.local.store import Store
 from baker.providers.local.tree import remove_mount_points, seal_tree
@@ -25,15 +31,18 @@ DPKG_STATUS = ("var", "lib", "dpkg", "status")
 
 
 class LocalProvider:
-    """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``mirrors`` lines of sources.list."""
+    """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``offline`` forbids to fetch anything.
+
+    ``detached`` machines outlive this process: for build instances that are kept for a look.
+    """
 
     target = "local"
 
-    def __init__(self, home: Path, *, mirrors: Sequence[str] = (), offline: bool = False) -> None:
+    def __init__(self, home: Path, *, offline: bool = False, detached: bool = False) -> None:
         self.arch = host_arch()
         self.store = Store(home / "local")
         self.offline = offline
-        self._mirrors = tuple(mirrors)
+        self.detached = detached
 
     def check(self) -> None:
         if os.geteuid() != 0:
@@ -50,49 +59,63 @@ class LocalProvider:
 
     # --- sources ----------------------------------------------------------------------------------
 
-    def resolve(self, source: Source, parent: Build | None) -> ResolvedSource:
+    def resolve(self, source: Source, parent: Build | None, settings: Mapping[str, Any]) -> ResolvedSource:
         if isinstance(source, Bootstrap):
-            if not os.access(self.store.folder, os.W_OK):
-                raise HostError(f"the store {self.store.folder} cannot be written", hint="Run it with sudo.")
-            resolved = self._archive(source).resolve_bootstrap(offline=self.offline)
-            return ResolvedSource(source=source, digest=f"sha256:{resolved.key}")
+            # Who may only read plans with the package indexes as they are.
+            offline = self.offline or not os.access(self.store.folder, os.W_OK)
+            resolved = self._archive(source, settings).resolve_bootstrap(offline=offline)
+            return ResolvedSource(source=source, digest=f"sha256:{resolved.key}", settings=settings)
         if parent is None:
             raise SourceError(f"{source} is not a source for the local target")
-        return ResolvedSource(source=source, digest=parent.digest, artifact=parent.artifacts[0], parent=parent)
+        artifact = parent.artifacts[0]
+        return ResolvedSource(
+            source=source, digest=parent.digest, settings=settings, artifact=artifact, parent=parent
+        )
 
-    def _archive(self, bootstrap: Bootstrap) -> Archive:
-        return Archive(self.store, bootstrap, self.arch, mirrors=self._mirrors)
+    def _archive(self, bootstrap: Bootstrap, settings: Mapping[str, Any]) -> Archive:
+        return Archive(
+            self.store,
+            bootstrap,
+            self.arch,
+            mirror=settings.get("mirror"),
+            security_mirror=settings.get("security_mirror"),
+            proxy=settings.get("http_proxy"),
+        )
 
     # --- baking -----------------------------------------------------------------------------------
 
     def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:
         chain = self._chain(source, teardown)
-        bootstrap = Bootstrap(**dict(zip(("distribution", "suite"), chain["bootstrap"].split(":"), strict=True)))
-        archive = self._archive(bootstrap)
+        archive = self._archive(parse_bootstrap(chain["bootstrap"]), source.settings)
         archive.refresh(offline=self.offline)
-        binds = (("lists", archive.lists, "/var/lib/apt/lists"), ("debs", archive.debs, "/var/cache/apt/archives"))
-        spec = self._spec(bake_id, recipe.name, chain, binds=binds, quiet=True)
+        proxy = source.settings.get("http_proxy")
+        proxies = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
+        spec = MachineSpec(
+            name=bake_id,
+            folder=self.store.machines / bake_id,
+            layers=self._verified_layers(chain),
+            hostname=recipe.name,
+            environment={"SOURCE_DATE_EPOCH": str(chain["epoch"]), **proxies},
+            binds=(
+                ("lists", archive.lists, "/var/lib/apt/lists"),
+                ("debs", archive.debs, "/var/cache/apt/archives"),
+            ),
+            quiet=True,
+            detached=self.detached,
+        )
         return self._start(spec, teardown)
 
     def _chain(self, source: ResolvedSource, teardown: Teardown) -> dict[str, Any]:
-        """What a machine is made of: ``layers`` (digests, lowest first), ``epoch``, ``bootstrap``."""
+        """What a machine is made of: ``layers`` (lowest first), ``packages``, ``epoch``, ``bootstrap``."""
         if source.artifact is not None:
             return self.store.read_artifact(source.artifact.id)
         assert isinstance(source.source, Bootstrap)
-        archive = self._archive(source.source)
+        archive = self._archive(source.source, source.settings)
         resolved = archive.resolve_bootstrap(offline=self.offline)
-        layer = ensure_bootstrap(self.store, archive, resolved, teardown, offline=self.offline)
-        return {"layers": [layer], "epoch": resolved.epoch, "bootstrap": str(source.source)}
+        return ensure_bootstrap(self.store, archive, resolved, teardown, offline=self.offline)
 
-    def _spec(self, name: str, hostname: str, chain: Mapping[str, Any], **more: Any) -> MachineSpec:
-        return MachineSpec(
-            name=name,
-            folder=self.store.machines / name,
-            layers=tuple(self.store.verified_layer(digest) for digest in chain["layers"]),
-            hostname=hostname,
-            environment={"SOURCE_DATE_EPOCH": str(chain["epoch"])} if more.get("quiet") else {},
-            **more,
-        )
+    def _verified_layers(self, chain: Mapping[str, Any]) -> tuple[Path, ...]:
+        return tuple(self.store.verified_layer(digest) for digest in chain["layers"])
 
     def _start(self, spec: MachineSpec, teardown: Teardown) -> LocalMachine:
         started: list[LocalMachine] = []
@@ -120,9 +143,9 @@ class LocalProvider:
         lower = [self.store.read_layer(digest) for digest in chain["layers"]]
         packages = read_packages(machine.upper)
         if packages is None:
-            packages = tuple(Package(*row) for row in chain.get("packages", ()))
-        bootstrap = Bootstrap(**dict(zip(("distribution", "suite"), chain["bootstrap"].split(":"), strict=True)))
-        self._archive(bootstrap).accept(machine.spec.folder / "binds" / "debs" / "upper")
+            packages = tuple(Package(**row) for row in chain["packages"])
+        archive = self._archive(parse_bootstrap(chain["bootstrap"]), source.settings)
+        archive.accept(machine.spec.folder / "binds" / "debs" / "upper")
         capture = Resource(provider="local", kind="capture", id=bake_id)
         with self.store.lock("layers", shared=True), teardown.making(capture, lambda: self.remove(capture)):
             layer = self.store.add_layer(machine.upper, parent=lower[-1].digest)
@@ -131,7 +154,7 @@ class LocalProvider:
                 "bake": bake_id,
                 "bootstrap": chain["bootstrap"],
                 "epoch": chain["epoch"],
-                "packages": [astuple(package) for package in packages],
+                "packages": [asdict(package) for package in packages],
             }
             digests = [layer.digest for layer in layers]
             artifact_id = self.store.write_artifact(digests, details)
@@ -143,7 +166,7 @@ class LocalProvider:
             store=self.store_name,
             size_bytes=sum(self.store.layer_size(digest) for digest in digests),
         )
-        return Captured(artifact=artifact, layers=tuple(layers), packages=packages)
+        return Captured(resource=capture, artifact=artifact, layers=tuple(layers), packages=packages)
 
     @property
     def store_name(self) -> str:
@@ -151,11 +174,24 @@ class LocalProvider:
         return f"{socket.gethostname()}:{self.store.folder}"
 
     def start(self, name: str, hostname: str, artifact: Artifact, teardown: Teardown) -> Machine:
-        return self._start(self._spec(name, hostname, self.store.read_artifact(artifact.id)), teardown)
+        spec = MachineSpec(
+            name=name,
+            folder=self.store.machines / name,
+            layers=self._verified_layers(self.store.read_artifact(artifact.id)),
+            hostname=hostname,
+            environment={},
+        )
+        return self._start(spec, teardown)
+
+    def describe_access(self, machine: Resource) -> str:
+        leader = (self.store.machines / machine.id / "leader").read_text()
+        return f"sudo nsenter --target {leader} --all --root --wd -- /bin/bash"
 
     def distribute(self, build: Build, labels: Mapping[str, str]) -> tuple[Artifact, ...]:
         for artifact in build.artifacts:
-            self.store.label_artifact(artifact.id, {**labels, "digest": build.digest, "fingerprint": build.fingerprint})
+            self.store.label_artifact(
+                artifact.id, {**labels, "digest": build.digest, "fingerprint": build.fingerprint}
+            )
         return build.artifacts
 
     # --- keeping ----------------------------------------------------------------------------------
@@ -189,6 +225,12 @@ class LocalProvider:
             remove_folder(Path(resource.id))
         else:
             raise StoreError(f"the local provider has no {resource.kind} {resource.id}")
+
+
+def parse_bootstrap(text: str) -> Bootstrap:
+    """The inverse of ``str(bootstrap)``."""
+    distribution, _, suite = text.partition(":")
+    return Bootstrap(distribution=distribution, suite=suite)
 
 
 def read_packages(upper: Path) -> tuple[Package, ...] | None:

@@ -1,10 +1,10 @@
 """The local store: layers, artifacts, bootstraps. Nothing in it is changed once it has its final name.
 
-    layers/HEX.erofs        one layer, named by the sha256 of the file; HEX.files is its file list
-    artifacts/HEX.json      a chain of layers (named by the digest of the chain) and what it is
-    bootstraps/KEY.json     the layer that a resolved set of packages came to
-    apt/…                   see ``packages.py``
-    machines/NAME/          a running machine; nothing outlives it
+layers/HEX.erofs        one layer, named by the sha256 of the file; HEX.files is its file list
+artifacts/HEX.json      a chain of layers (named by the digest of the chain) and what it is
+bootstraps/KEY.json     the layer that a resolved set of packages came to
+apt/…                   see ``packages.py``
+machines/NAME/          a running machine; nothing outlives it
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ class Store:
         artifact = "sha256:" + hashlib.sha256("\n".join(layers).encode()).hexdigest()
         if self.has_artifact(artifact):
             return artifact
-        self._write(self._artifact_path(artifact), json_bytes({"id": artifact, "layers": list(layers), **details}))
+        self._write(
+            self._artifact_path(artifact), json_bytes({"id": artifact, "layers": list(layers), **details})
+        )
         return artifact
 
     def _artifact_path(self, artifact: str) -> Path:
@@ -128,7 +130,10 @@ class Store:
 
     def label_artifact(self, artifact: str, labels: Mapping[str, Any]) -> None:
         """Write labels beside the artifact: the catalog can be rebuilt from them. Raises StoreError."""
-        self._write(self._artifact_path(artifact), json_bytes({**self.read_artifact(artifact), "labels": dict(labels)}))
+        self._write(
+            self._artifact_path(artifact),
+            json_bytes({**self.read_artifact(artifact), "labels": dict(labels)}),
+        )
 
     def delete_captures(self, bake_id: str) -> None:
         """Forget what a bake captured and nobody registered, and layers that nothing names. Idempotent."""
@@ -162,8 +167,8 @@ class Store:
 
     # --- bootstraps -------------------------------------------------------------------------------
 
-    def write_bootstrap(self, key: str, layer: str, details: Mapping[str, Any]) -> None:
-        self._write(self.bootstraps / f"{key}.json", json_bytes({"layers": [layer], **details}))
+    def write_bootstrap(self, key: str, made: Mapping[str, Any]) -> None:
+        self._write(self.bootstraps / f"{key}.json", json_bytes(made))
 
     def read_bootstrap(self, key: str) -> dict[str, Any] | None:
         """What a key came to, or None if it was never made here or its layer is gone."""

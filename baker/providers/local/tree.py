@@ -4,6 +4,9 @@ The tree was written by root *inside* a machine, so no name in it is trusted: ev
 only, and no link is ever followed.
 """
 
+# Paths are text in this file, as os.scandir gives them.
+# ruff: noqa: PTH108, PTH115, PTH123
+
 from __future__ import annotations
 
 import contextlib
@@ -33,7 +36,7 @@ KINDS = {
 
 
 def walk_tree(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Every path below ``root`` as (absolute path in the image, entry), folders before what they hold, sorted."""
+    """Every path below as (absolute path in the image, entry), sorted, folders before what they hold."""
     stack = [("", str(root))]
     while stack:
         inside, outside = stack.pop()
@@ -42,7 +45,9 @@ def walk_tree(root: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
         for entry in listed:
             yield f"{inside}/{entry.name}", entry
         # An entry may have been removed by whoever consumes this walk.
-        folders = [entry for entry in listed if entry.is_dir(follow_symlinks=False) and os.path.lexists(entry.path)]
+        folders = [
+            entry for entry in listed if entry.is_dir(follow_symlinks=False) and os.path.lexists(entry.path)
+        ]
         stack += [(f"{inside}/{folder.name}", folder.path) for folder in reversed(folders)]
 
 
@@ -61,7 +66,7 @@ def seal_tree(root: Path, *, started: float, epoch: int) -> None:
             if entry.is_dir(follow_symlinks=False):
                 shutil.rmtree(entry.path)
             else:
-                os.unlink(entry.path)  # noqa: PTH108 (a DirEntry's path is text already)
+                os.unlink(entry.path)
         elif entry.is_file(follow_symlinks=False) and is_emptied(path):
             os.truncate(entry.path, 0)
     for path, entry in walk_tree(root):
@@ -79,7 +84,7 @@ def seal_tree(root: Path, *, started: float, epoch: int) -> None:
 
 
 def strip_overlay_attributes(path: str) -> None:
-    """Remove overlayfs's bookkeeping, which differs from mount to mount; the opaque mark has a meaning and stays."""
+    """Remove overlayfs's bookkeeping, which differs from mount to mount. The opaque mark means something."""
     for name in os.listxattr(path, follow_symlinks=False):
         if name.startswith(OVERLAY_PREFIX) and name != OVERLAY_OPAQUE:
             os.removexattr(path, name, follow_symlinks=False)
@@ -92,15 +97,22 @@ def clamp_time(path: str, *, started: float, epoch: int) -> None:
 
 def newest_time(root: Path) -> int:
     """The latest modification time in a tree, in whole seconds rounded up."""
-    times = [os.lstat(root).st_mtime, *(entry.stat(follow_symlinks=False).st_mtime for _, entry in walk_tree(root))]
+    times = [
+        os.lstat(root).st_mtime,
+        *(entry.stat(follow_symlinks=False).st_mtime for _, entry in walk_tree(root)),
+    ]
     return math.ceil(max(times))
 
 
 def clamp_bytecode(path: str, *, started: float, epoch: int) -> None:
-    """A .pyc names its source's time (PEP 552): clamp it as the source is clamped, else Python finds it stale."""
+    """A .pyc names its source's time (PEP 552): clamp it like the source, else Python finds it stale."""
     with open(path, "r+b") as file:
         header = file.read(16)
-        if len(header) == 16 and header[4:8] == b"\0\0\0\0" and struct.unpack("<I", header[8:12])[0] > started:
+        if (
+            len(header) == 16
+            and header[4:8] == b"\0\0\0\0"
+            and struct.unpack("<I", header[8:12])[0] > started
+        ):
             file.seek(8)
             file.write(struct.pack("<I", epoch))
 
@@ -135,7 +147,7 @@ def describe(path: str, outside: str, status: os.stat_result, attributes: dict[s
         with open(outside, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     elif kind == "l":
-        link = os.readlink(outside)  # noqa: PTH115
+        link = os.readlink(outside)
     elif kind in "cb":
         link = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return FileEntry(

@@ -1,0 +1,53 @@
+# The targets a person remembers; `make help` lists them.
+
+SHELL := /bin/bash
+BAKER := .venv/bin/baker
+# Baking needs root. What baker reads from the environment goes along; sudo would drop it.
+KEPT  := BAKER_HOME,BAKER_CATALOG,BAKER_ACTOR,BAKER_LOCAL_MIRROR,BAKER_LOCAL_SECURITY_MIRROR,BAKER_LOCAL_HTTP_PROXY,http_proxy,https_proxy,no_proxy
+ROOT  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
+
+# One resolution for every Python and platform that baker runs on; setuptools installs baker itself.
+RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extra aws --extra postgresql \
+  --generate-hashes --no-header --quiet
+BUILD   := setuptools>=77
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev root bake test lint pins clean
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## Install what baker needs: system packages (as root), .venv, baker
+	@.ci/setup requirements.txt
+
+setup-dev: ## The same, with what the tests need
+	@.ci/setup requirements-dev.txt
+
+root:
+	@test -z "$(ROOT)" || command -v sudo >/dev/null \
+	  || { echo "Baking needs root, and there is no sudo: run this as root." >&2; exit 1; }
+
+bake: root setup ## Set up, bake every recipe, list the images, promote them to dev
+	$(ROOT) $(BAKER) bake
+	$(ROOT) $(BAKER) image ls
+	$(ROOT) $(BAKER) promote base:latest dev --yes
+	$(ROOT) $(BAKER) promote web:latest dev --yes
+
+test: setup-dev ## Set up and run the tests (as root also those that bake and boot)
+	@.venv/bin/python -m pytest
+
+lint: setup-dev ## Check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+pins: setup ## Resolve the newest dependencies into requirements*.txt, with hashes
+	@tools=$$(mktemp -d) && trap "rm -rf $$tools" EXIT \
+	&& .venv/bin/python -m venv "$$tools" && "$$tools/bin/pip" install --quiet uv \
+	&& echo "$(BUILD)" | "$$tools/bin/uv" $(RESOLVE) --upgrade --output-file requirements.txt \
+	&& echo "$(BUILD)" | "$$tools/bin/uv" $(RESOLVE) --upgrade --group dev --constraint requirements.txt \
+	    --output-file requirements-dev.txt
+
+clean: ## Remove .venv and what tools leave here (never images: those are in BAKER_HOME)
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

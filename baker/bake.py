@@ -1,0 +1,496 @@
+"""The pipeline: resolve, launch, configure, seal, capture, verify, register, distribute; then teardown, always.
+
+``run_pipeline`` reads top-down as the specification of one bake; ``execute_plan`` runs a plan of them.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from baker import identity
+from baker.catalog import Catalog
+from baker.configurer import Configured, ConfigureRequest, configure, run_image_tests
+from baker.errors import BakerError, Interrupted, UsageError
+from baker.fingerprint import fingerprint, traced_inputs
+from baker.interrupt import Interruption
+from baker.knowledge import ProjectKnowledge, tool_versions
+from baker.log import BakeLog
+from baker.manifest import ManifestDifference, compare_manifests, fold_layers, manifest_digest
+from baker.model import BakeResult, Build, Image, Manifest, Outcome, Provenance, Recipe, Reference, Stage
+from baker.plan import Action, PlanEntry, make_plan
+from baker.progress import BakeEnded, BakeStarted, Progress, RecipeEvent, StageEnded, StageStarted
+from baker.providers.protocol import Captured, Machine, Provider, ResolvedSource
+from baker.settings import Settings
+from baker.sweep import sweep_dead_bakes
+from baker.teardown import Teardown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kitchen:
+    """What bakes are run with. ``environ`` holds the variables that recipes may ask for, secrets among them."""
+
+    catalog: Catalog
+    providers: Mapping[str, Provider]
+    settings: Settings
+    environ: Mapping[str, str]
+    show: Callable[[Progress], None]
+    interruption: Interruption
+    keep_failed: bool = False
+
+    @property
+    def knowledge(self) -> ProjectKnowledge:
+        return ProjectKnowledge(
+            catalog=self.catalog, providers=self.providers, settings=self.settings, environ=self.environ
+        )
+
+
+# --- a plan -----------------------------------------------------------------------------------------
+
+
+def plan_bakes(
+    recipes: Mapping[str, Recipe], kitchen: Kitchen, *, selected: Sequence[str] | None, force: bool = False
+) -> tuple[PlanEntry, ...]:
+    """What would be baked, and why. Starts nothing."""
+    archs = {name: (provider.arch,) for name, provider in kitchen.providers.items()}
+    return make_plan(recipes, kitchen.knowledge, archs=archs, selected=selected, force=force)
+
+
+def execute_plan(
+    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], kitchen: Kitchen
+) -> list[BakeResult]:
+    """Do what the plan says, parents first. One failing bake blocks only what is built upon it.
+
+    Raises Interrupted after the bake that was broken off is cleaned up and reported.
+    """
+    if any(entry.action is Action.BAKE for entry in plan):
+        sweep_dead_bakes(kitchen.catalog, kitchen.providers, kitchen.settings.home)
+    results: list[BakeResult] = []
+    for entry in plan:
+        recipe = recipes[entry.recipe]
+        failed = {(result.recipe, result.target) for result in results if result.outcome in FAILURES}
+        source = recipe.targets[entry.target].source
+        if isinstance(source, Reference) and (source.recipe, entry.target) in failed:
+            results.append(report_blocked(entry, f"its parent {source.recipe} was not baked", kitchen))
+            continue
+        if any(reason.kind == "parent-will-be-baked" for reason in entry.reasons):
+            entry = replan(recipes, entry, kitchen)
+        if entry.action is Action.BLOCKED:
+            results.append(report_blocked(entry, describe_reasons(entry), kitchen))
+        elif entry.action is Action.SKIP:
+            results.append(report_unchanged(entry, kitchen))
+        else:
+            carried = [other.build.id for other in plan if is_carried_with(other, entry) and other.build]
+            results.append(bake(recipe, entry, carried, kitchen))
+        kitchen.interruption.check()
+    return results
+
+
+FAILURES = (Outcome.FAILED, Outcome.BLOCKED)
+
+
+def is_carried_with(other: PlanEntry, entry: PlanEntry) -> bool:
+    """Whether ``other`` is the same recipe on another target whose build goes on into the next version."""
+    return other.recipe == entry.recipe and other.target != entry.target and other.action is Action.SKIP
+
+
+def replan(recipes: Mapping[str, Recipe], entry: PlanEntry, kitchen: Kitchen) -> PlanEntry:
+    """Decide again, now that the parent is there: its bake may have come out the same as before."""
+    forced = any(reason.kind == "forced" for reason in entry.reasons)
+    plan = plan_bakes(recipes, kitchen, selected=[entry.recipe], force=forced)
+    return next(found for found in plan if (found.recipe, found.target) == (entry.recipe, entry.target))
+
+
+def describe_reasons(entry: PlanEntry) -> str:
+    return "; ".join(reason.detail for reason in entry.reasons)
+
+
+def report_blocked(entry: PlanEntry, reason: str, kitchen: Kitchen) -> BakeResult:
+    return _report(entry, Outcome.BLOCKED, None, reason, kitchen)
+
+
+def report_unchanged(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
+    image = kitchen.catalog.resolve(Reference(recipe=entry.recipe))
+    return _report(entry, Outcome.UNCHANGED, image.reference, describe_reasons(entry), kitchen)
+
+
+def _report(
+    entry: PlanEntry, outcome: Outcome, image: str | None, reason: str, kitchen: Kitchen
+) -> BakeResult:
+    result = BakeResult(
+        bake=None,
+        recipe=entry.recipe,
+        target=entry.target,
+        arch=entry.arch,
+        outcome=outcome,
+        image=image,
+        reason=reason,
+        seconds=0.0,
+    )
+    kitchen.show(BakeEnded(result=result))
+    return result
+
+
+# --- one bake ---------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, slots=True)
+class Bake:
+    """A running bake: says in the catalog, the log and on the screen which stage it is in."""
+
+    id: str
+    recipe: Recipe
+    entry: PlanEntry
+    kitchen: Kitchen
+    log: BakeLog
+    teardown: Teardown
+    started: datetime
+    seconds: dict[str, float] = field(default_factory=dict)
+    changed: int = 0
+    unchanged: int = 0
+
+    @property
+    def provider(self) -> Provider:
+        return self.kitchen.providers[self.entry.target]
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[list[str]]:
+        """Time a stage. What is appended to the yielded list is shown as what it came to."""
+        detail: list[str] = []
+        started = time.monotonic()
+        self.log.write(f"== {stage}")
+        self.kitchen.catalog.begin_stage(self.id, stage)
+        self.kitchen.show(StageStarted(bake=self.id, recipe=self.recipe.name, stage=stage))
+        failed = True
+        try:
+            yield detail
+            failed = False
+        finally:
+            seconds = time.monotonic() - started
+            self.seconds[stage] = round(seconds, 3)
+            outcome = "failed" if failed else "done"
+            self.log.write(f"== {stage} {outcome} after {seconds:.2f} s {'; '.join(detail)}")
+            with self.kitchen.interruption.shielded():
+                self.kitchen.catalog.end_stage(self.id, stage, outcome, seconds)
+            self.kitchen.show(
+                StageEnded(
+                    bake=self.id,
+                    recipe=self.recipe.name,
+                    stage=stage,
+                    seconds=seconds,
+                    failed=failed,
+                    detail="; ".join(detail),
+                )
+            )
+
+    def show_event(self, event: Any) -> None:
+        self.kitchen.show(RecipeEvent(bake=self.id, recipe=self.recipe.name, event=event))
+
+
+def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
+    """Bake one recipe for one target. Failures are in the result; nothing is left behind, or it is named.
+
+    Raises CatalogError if the catalog cannot be written: then nothing was started.
+    """
+    bake_id = identity.make_bake_id()
+    home = kitchen.settings.home
+    log_path = home / "logs" / f"{bake_id}.log"
+    with identity.alive(home, bake_id), BakeLog.open(log_path) as log:
+        kitchen.catalog.start_bake(
+            id=bake_id, recipe=entry.recipe, target=entry.target, arch=entry.arch, log_path=str(log_path)
+        )
+        running = Bake(
+            id=bake_id,
+            recipe=recipe,
+            entry=entry,
+            kitchen=kitchen,
+            log=log,
+            teardown=Teardown(bake_id, kitchen.catalog),
+            started=datetime.now(UTC),
+        )
+        log.write(
+            f"bake {bake_id} of {entry.recipe} for {entry.target}/{entry.arch}: {describe_reasons(entry)}"
+        )
+        kitchen.show(
+            BakeStarted(
+                bake=bake_id,
+                recipe=entry.recipe,
+                target=entry.target,
+                arch=entry.arch,
+                reasons=entry.reasons,
+                log=str(log_path),
+            )
+        )
+        image: Image | None = None
+        error: BakerError | None = None
+        try:
+            image = reissue(running, carried) if entry.build else run_pipeline(running, carried)
+        except BakerError as failure:
+            error = failure
+            log.write(f"failed: {failure}")
+        except Exception as bug:
+            log.write(traceback.format_exc())
+            error = BakerError(
+                f"a fault of baker: {type(bug).__name__}: {bug}", hint=f"Please report it with {log_path}."
+            )
+        finally:
+            with kitchen.interruption.shielded():
+                ended = finish(running, image, error)
+    kitchen.show(ended)
+    return ended.result
+
+
+def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
+    """One bake, from its source to an available image."""
+    provider, recipe, teardown = bake.provider, bake.recipe, bake.teardown
+    with bake.stage(Stage.RESOLVE) as detail:
+        secrets = read_secrets(recipe, bake.kitchen.environ)
+        source = resolve_source(bake)
+        detail.append(f"{source.source} is {source.digest[:19]}")
+    with bake.stage(Stage.LAUNCH):
+        machine = provider.launch(bake.id, recipe, source, teardown)
+    with bake.stage(Stage.CONFIGURE) as detail:
+        configured = apply_recipe(bake, machine, secrets)
+        detail.append(f"{configured.changed} operations changed, {configured.unchanged} did not")
+    with bake.stage(Stage.SEAL):
+        provider.seal(machine)
+    with bake.stage(Stage.CAPTURE) as detail:
+        captured = provider.capture(bake.id, machine, source, teardown)
+        build = describe_build(bake, source, configured, captured)
+        detail.append(f"{build.digest[:19]}, {len(captured.packages)} packages")
+    with bake.stage(Stage.VERIFY) as detail:
+        passed = verify(bake, captured)
+        detail.append(f"{passed} image tests passed" if passed else "it boots; the recipe has no image tests")
+    with bake.stage(Stage.REGISTER) as detail:
+        image = register(bake, build, captured, carried)
+        detail.append(image.reference)
+    with bake.stage(Stage.DISTRIBUTE):
+        return distribute(bake, image, build)
+
+
+def reissue(bake: Bake, carried: Sequence[str]) -> Image:
+    """Inputs are again those of an earlier build: the next version holds that one, and nothing is started."""
+    build = bake.entry.build
+    assert build is not None
+    with bake.stage(Stage.REGISTER) as detail:
+        image = bake.kitchen.catalog.register(
+            recipe=bake.recipe.name,
+            build=None,
+            layers=(),
+            packages=(),
+            carry=[build.id, *carried],
+            wanted=wanted_places(bake),
+        )
+        detail.append(image.reference)
+    with bake.stage(Stage.DISTRIBUTE):
+        return distribute(bake, image, build)
+
+
+def read_secrets(recipe: Recipe, environ: Mapping[str, str]) -> dict[str, str]:
+    """Raises UsageError for a secret that is not set."""
+    for name in recipe.secrets:
+        if name not in environ:
+            raise UsageError(
+                f"{recipe.name} needs the secret {name}, which is not set",
+                hint=f"Set the variable {name} (with sudo: sudo --preserve-env={name} baker …).",
+            )
+    return {name: environ[name] for name in recipe.secrets}
+
+
+def resolve_source(bake: Bake) -> ResolvedSource:
+    """The source as it is now: the parent may have been baked a moment ago."""
+    knowledge, entry = bake.kitchen.knowledge, bake.entry
+    source = bake.recipe.targets[entry.target].source
+    parent = None
+    if isinstance(source, Reference):
+        image = bake.kitchen.catalog.resolve(source)
+        parent = image.build_for(entry.target, entry.arch)
+    return knowledge.resolve(bake.recipe, entry.target, parent)
+
+
+def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Configured:
+    """Run the recipe once."""
+    environ = bake.kitchen.environ
+    request = ConfigureRequest(
+        recipe=bake.recipe,
+        target=bake.entry.target,
+        data=bake.recipe.targets[bake.entry.target].data,
+        secrets=secrets,
+        environment={name: environ[name] for name in bake.recipe.environment if name in environ},
+    )
+    cancel = bake.kitchen.interruption.cancel
+    configured = configure(request, machine, on_event=bake.show_event, log=bake.log.write, cancel=cancel)
+    bake.changed, bake.unchanged = configured.changed, configured.unchanged
+    return configured
+
+
+def describe_build(bake: Bake, source: ResolvedSource, configured: Configured, captured: Captured) -> Build:
+    """The build that was captured, with its identity and where it came from."""
+    recipe, entry = bake.recipe, bake.entry
+    manifest = Manifest(packages=captured.packages, files=fold_layers(captured.layers))
+    traced = traced_inputs(recipe, [(item.kind, item.path) for item in configured.traced])
+    inputs = {**bake.kitchen.knowledge.static_inputs(recipe, entry.target, entry.arch, source), **traced}
+    commit, dirty = read_commit(recipe.project)
+    provenance = Provenance(
+        source=str(source.source),
+        source_digest=source.digest,
+        inputs=inputs,
+        commit=commit,
+        dirty=dirty,
+        actor=bake.kitchen.settings.actor,
+        host=identity.host_name(),
+        started=bake.started,
+        finished=datetime.now(UTC),
+        tools={**tool_versions(), "baker": identity.baker_version()},
+        opaque=configured.opaque,
+        parent_build=source.parent.id if source.parent else None,
+    )
+    return Build(
+        id=bake.id,
+        recipe=recipe.name,
+        target=entry.target,
+        arch=entry.arch,
+        fingerprint=fingerprint(inputs),
+        digest=manifest_digest(manifest),
+        size_bytes=captured.artifact.size_bytes,
+        provenance=provenance,
+        artifacts=(captured.artifact,),
+        created=provenance.finished,
+    )
+
+
+def read_commit(project: str) -> tuple[str | None, bool | None]:
+    """The project's git commit and whether its files differ from it; None, None outside git."""
+    git = ["git", "-c", "safe.directory=*", "-C", project]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        if commit.returncode != 0:
+            return None, None
+        status = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None, None
+    return commit.stdout.strip(), bool(status.stdout.strip())
+
+
+def verify(bake: Bake, captured: Captured) -> int:
+    """Boot a fresh machine from the artifact and run the image tests on it; returns how many passed."""
+    recipe = bake.recipe
+    machine = bake.provider.start(f"{bake.id}-verify", recipe.name, captured.artifact, bake.teardown)
+    if not recipe.image_tests:
+        return 0
+    report = run_image_tests(
+        recipe,
+        machine,
+        files=recipe.image_tests,
+        on_event=bake.show_event,
+        log=bake.log.write,
+        cancel=bake.kitchen.interruption.cancel,
+        timeout=recipe.total_timeout,
+    )
+    return sum(test.outcome == "passed" for test in report.tests)
+
+
+def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str]) -> Image:
+    """The next version, in one transaction; from here on the artifact is the catalog's."""
+    with bake.kitchen.interruption.shielded():
+        image = bake.kitchen.catalog.register(
+            recipe=bake.recipe.name,
+            build=build,
+            layers=captured.layers,
+            packages=captured.packages,
+            carry=carried,
+            wanted=wanted_places(bake),
+        )
+        bake.teardown.keep(captured.resource)
+    return image
+
+
+def wanted_places(bake: Bake) -> list[tuple[str, str]]:
+    """The targets and architectures that make a version of this recipe complete."""
+    providers = bake.kitchen.providers
+    return [(target, providers[target].arch) for target in bake.recipe.targets if target in providers]
+
+
+def distribute(bake: Bake, image: Image, build: Build) -> Image:
+    """Bring the build to every place of its target; then the image is available."""
+    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id}
+    artifacts = bake.provider.distribute(build, labels)
+    return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})
+
+
+# --- the end of a bake --------------------------------------------------------------------------------
+
+
+def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnded:
+    """Tear down (or keep what failed), and write down how it ended. Never raises for a failing clean-up."""
+    kitchen, entry = bake.kitchen, bake.entry
+    kept = None
+    left = []
+    if error is not None and kitchen.keep_failed and not isinstance(error, Interrupted):
+        kept = keep_machine(bake)
+    if kept is None:
+        with bake.stage(Stage.TEARDOWN):
+            left = bake.teardown.close()
+    for item in left:
+        bake.log.write(f"left behind: {item.resource.kind} {item.resource.id}: {item.error}")
+    outcome = Outcome.BAKED if image else Outcome.FAILED
+    message = None if error is None else str(error) + (f"\n{error.hint}" if error.hint else "")
+    if image is None and message is None:
+        message = "an unexpected error; see the log"
+    reference = image.reference if image else None
+    kitchen.catalog.finish_bake(bake.id, outcome, reference, message)
+    result = BakeResult(
+        bake=bake.id,
+        recipe=entry.recipe,
+        target=entry.target,
+        arch=entry.arch,
+        outcome=outcome,
+        image=reference,
+        reason=describe_reasons(entry),
+        seconds=round((datetime.now(UTC) - bake.started).total_seconds(), 3),
+        stages=dict(bake.seconds),
+        changed_operations=bake.changed,
+        unchanged_operations=bake.unchanged,
+        error=message,
+    )
+    ended = BakeEnded(result=result, image=image, left_behind=tuple(left), kept=kept, log=str(bake.log.path))
+    return describe_success(ended, bake, image) if image else ended
+
+
+def keep_machine(bake: Bake) -> str | None:
+    """Leave the failed build instance for a look, if there is one; `baker system sweep --bake` removes it."""
+    machine = next((item for item in bake.teardown.resources if item.kind == "machine"), None)
+    if machine is None:
+        return None
+    identity.mark_kept(bake.kitchen.settings.home, bake.id)
+    return bake.provider.describe_access(machine)
+
+
+def describe_success(ended: BakeEnded, bake: Bake, image: Image) -> BakeEnded:
+    """Add what changed against the version before."""
+    build = image.build_for(bake.entry.target, bake.entry.arch)
+    previous = previous_build(bake, image)
+    if build is None or previous is None:
+        return replace(ended, build=build)
+    reference, before = previous
+    return replace(
+        ended, build=build, previous=reference, difference=difference(bake.kitchen.catalog, before, build)
+    )
+
+
+def previous_build(bake: Bake, image: Image) -> tuple[str, Build] | None:
+    for other in bake.kitchen.catalog.images(image.recipe):
+        build = other.build_for(bake.entry.target, bake.entry.arch)
+        if other.version < image.version and build is not None:
+            return other.reference, build
+    return None
+
+
+def difference(catalog: Catalog, old: Build, new: Build) -> ManifestDifference:
+    return compare_manifests(catalog.manifest(old.id), catalog.manifest(new.id))

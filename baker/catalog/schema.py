@@ -1,0 +1,254 @@
+"""The tables. A change here needs a migration under ``migrations/versions`` and the new ``REVISION``.
+
+Rows refer to one another by small numbers; what people see (a version, a build's id, a digest) is unique
+beside them. Times are text, so that both databases keep and compare them alike.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+
+REVISION = "0001"
+"""The schema that this code knows: the newest of the migrations, whose names sort in their order."""
+
+REVISION_TABLE = "catalog_revision"
+
+
+class Moment(TypeDecorator[datetime]):
+    """An aware datetime as ISO 8601 text in UTC, microseconds always written: it sorts by time."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else datetime.fromisoformat(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+
+def link_table(name: str, *columns: Column[int], index: tuple[str, str]) -> Table:
+    """Pairs that are looked up from both sides; SQLite keeps them without a hidden row number."""
+    return Table(name, metadata, *columns, Index(None, *index), sqlite_with_rowid=False)
+
+
+# --- images -------------------------------------------------------------------------------------
+
+recipes = Table(
+    "recipes",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("last_version", Integer, nullable=False),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("recipe", ForeignKey("recipes.name"), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("status_reason", Text),
+    Column("status_actor", Text, nullable=False),
+    Column("status_at", Moment, nullable=False),
+    UniqueConstraint("recipe", "version"),
+)
+
+builds = Table(
+    "builds",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("recipe", ForeignKey("recipes.name"), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("created", Moment, nullable=False),
+    # Where it came from; see model.Provenance.
+    Column("source", Text, nullable=False),
+    Column("source_digest", Text, nullable=False),
+    Column("inputs", JSON, nullable=False),
+    Column("commit", Text),
+    Column("dirty", Boolean),
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("finished", Moment, nullable=False),
+    Column("tools", JSON, nullable=False),
+    Column("opaque", Text),
+    # Not a foreign key: a rebuilt catalog may know a build and not its parent.
+    Column("parent_build", Text, index=True),
+    Index(None, "recipe", "target", "arch"),
+    Index(None, "digest"),
+)
+
+image_builds = Table(
+    "image_builds",
+    metadata,
+    Column("image", ForeignKey("images.number"), nullable=False),
+    Column("target", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("build", ForeignKey("builds.number"), nullable=False, index=True),
+    # Whether the build is distributed: a build that joins an available version is not there yet.
+    Column("available", Boolean, nullable=False),
+    PrimaryKeyConstraint("image", "target", "arch"),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("build", ForeignKey("builds.number"), nullable=False),
+    Column("id", Text, nullable=False, index=True),
+    Column("target", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("store", Text, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("details", JSON, nullable=False),
+    UniqueConstraint("build", "store", "id"),
+)
+
+# --- what is inside ---------------------------------------------------------------------------------
+
+packages = Table(
+    "packages",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("source", Text, nullable=False, index=True),
+    Column("source_version", Text, nullable=False),
+    UniqueConstraint("name", "version", "arch", "type", "source", "source_version"),
+)
+
+build_packages = link_table(
+    "build_packages",
+    Column("build", ForeignKey("builds.number"), primary_key=True),
+    Column("package", ForeignKey("packages.number"), primary_key=True),
+    index=("package", "build"),
+)
+
+layers = Table(
+    "layers",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("digest", Text, nullable=False, unique=True),
+    Column("content", LargeBinary, nullable=False),  # see baker.layer
+)
+
+# Which layers a build consists of, lowest first. The same delta may lie upon different ones below it, so
+# this order, and not what a layer says of its parent, is the truth about a stack.
+build_layers = Table(
+    "build_layers",
+    metadata,
+    Column("build", ForeignKey("builds.number"), primary_key=True),
+    Column("position", Integer, primary_key=True),
+    Column("layer", ForeignKey("layers.number"), nullable=False, index=True),
+)
+
+# --- channels -----------------------------------------------------------------------------------
+
+channels = Table(
+    "channels",
+    metadata,
+    Column("recipe", ForeignKey("recipes.name"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("revision", Integer, nullable=False),
+)
+
+channel_moves = Table(
+    "channel_moves",
+    metadata,
+    Column("recipe", ForeignKey("recipes.name"), primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("revision", Integer, primary_key=True),
+    Column("from_version", Integer),
+    Column("to_version", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reason", Text),
+    Column("at", Moment, nullable=False),
+)
+
+# --- bakes --------------------------------------------------------------------------------------
+
+bakes = Table(
+    "bakes",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("recipe", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("arch", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("finished", Moment),
+    Column("outcome", Text, index=True),
+    Column("image", Text),
+    Column("error", Text),
+    Column("log_path", Text, nullable=False),
+)
+
+bake_stages = Table(
+    "bake_stages",
+    metadata,
+    Column("bake", ForeignKey("bakes.id"), primary_key=True),
+    Column("stage", Text, primary_key=True),
+    Column("started", Moment, nullable=False),
+    Column("seconds", Float),
+    Column("outcome", Text, nullable=False),
+)
+
+# No foreign key to bakes: what a throwaway machine holds is written down here too.
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("bake", Text, nullable=False),
+    Column("provider", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("state", Text, nullable=False, index=True),
+    Column("intended_at", Moment, nullable=False),
+    Column("changed_at", Moment, nullable=False),
+    UniqueConstraint("bake", "provider", "kind", "id", "place"),
+)

@@ -1,0 +1,300 @@
+"""What changes images and channels. Each takes a connection within a write transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, exists, insert, select, tuple_, update
+
+from baker.catalog.database import insert_ignoring, insert_or_update
+from baker.catalog.reading import find_build_number
+from baker.catalog.references import find_image
+from baker.catalog.schema import (
+    artifacts,
+    build_layers,
+    build_packages,
+    builds,
+    image_builds,
+    images,
+    layers,
+    packages,
+    recipes,
+)
+from baker.errors import CatalogError, ConflictError
+from baker.layer import Layer, encode_layer
+from baker.model import (
+    Artifact,
+    Build,
+    Image,
+    ImageStatus,
+    Package,
+)
+
+CHUNK = 1000
+"""Rows of packages that are looked up in one statement; SQLite takes 32,766 values."""
+
+WITHDRAWN = (ImageStatus.REVOKED, ImageStatus.DELETED)
+
+# --- registering --------------------------------------------------------------------------------
+
+
+def register(
+    connection: Connection,
+    *,
+    actor: str,
+    now: datetime,
+    recipe: str,
+    build: Build | None,
+    layers: Sequence[Layer],
+    packages: Sequence[Package],
+    carry: Sequence[str],
+    wanted: Iterable[tuple[str, str]],
+) -> Image:
+    """See ``Catalog.register``."""
+    insert_ignoring(connection, recipes, [{"name": recipe, "last_version": 0}])
+    # Registrations of one recipe go one after the other; where a write locks everything, this adds nothing.
+    connection.execute(select(recipes).where(recipes.c.name == recipe).with_for_update())
+    if build is not None and (held := _find_holder(connection, build.id)) is not None:
+        return find_image(connection, recipe, held)
+    carried = [_find_carried(connection, recipe, build_id) for build_id in carry]
+    image = _find_joinable(connection, recipe, build)
+    if image is None:
+        image = _insert_image(connection, recipe, actor=actor, now=now)
+    if build is not None:
+        number = _insert_build(connection, build)
+        _insert_layers(connection, number, layers)
+        _insert_packages(connection, number, packages)
+        _link(connection, image.number, number, build.target, build.arch, available=False)
+    places = _list_places(connection, image.number)
+    for row in carried:
+        if (row.target, row.arch) not in places:
+            available = _is_available(connection, row.number)
+            _link(connection, image.number, row.number, row.target, row.arch, available=available)
+            places.add((row.target, row.arch))
+    complete = places.issuperset(wanted)
+    connection.execute(update(images).where(images.c.number == image.number).values(complete=complete))
+    return find_image(connection, recipe, image.version)
+
+
+def _find_holder(connection: Connection, build_id: str) -> int | None:
+    """The version that a build was first registered with."""
+    versions = select(images.c.version).join(image_builds).join(builds).where(builds.c.id == build_id)
+    return connection.execute(versions.order_by(images.c.version).limit(1)).scalar()
+
+
+def _find_carried(connection: Connection, recipe: str, build_id: str) -> Row[Any]:
+    number = find_build_number(connection, build_id)
+    row = connection.execute(select(builds).where(builds.c.number == number)).one()
+    if row.recipe != recipe:
+        raise CatalogError(f"build {build_id} is one of {row.recipe}: a version of {recipe} cannot hold it")
+    return row
+
+
+def _find_joinable(connection: Connection, recipe: str, build: Build | None) -> Row[Any] | None:
+    """The newest version, if it waits for a build for this target and architecture."""
+    newest = select(images).where(images.c.recipe == recipe).order_by(images.c.version.desc()).limit(1)
+    row = connection.execute(newest).first()
+    if build is None or row is None or row.complete or row.status in WITHDRAWN:
+        return None
+    return None if (build.target, build.arch) in _list_places(connection, row.number) else row
+
+
+def _list_places(connection: Connection, image: int) -> set[tuple[str, str]]:
+    places = select(image_builds.c.target, image_builds.c.arch).where(image_builds.c.image == image)
+    return {(target, arch) for target, arch in connection.execute(places)}
+
+
+def _is_available(connection: Connection, build: int) -> bool:
+    linked = exists().where(image_builds.c.build == build, image_builds.c.available)
+    return bool(connection.execute(select(linked)).scalar())
+
+
+def _insert_image(connection: Connection, recipe: str, *, actor: str, now: datetime) -> Row[Any]:
+    counted = update(recipes).where(recipes.c.name == recipe).values(last_version=recipes.c.last_version + 1)
+    version = connection.execute(counted.returning(recipes.c.last_version)).scalar_one()
+    values = {
+        "recipe": recipe,
+        "version": version,
+        "complete": False,
+        "created": now,
+        "status": ImageStatus.REGISTERED,
+        "status_actor": actor,
+        "status_at": now,
+    }
+    inserted = insert(images).values(values).returning(images.c.number, images.c.version)
+    return connection.execute(inserted).one()
+
+
+def _link(connection: Connection, image: int, build: int, target: str, arch: str, *, available: bool) -> None:
+    values = {"image": image, "target": target, "arch": arch, "build": build, "available": available}
+    connection.execute(insert(image_builds), values)
+
+
+def _insert_build(connection: Connection, build: Build) -> int:
+    origin = build.provenance
+    values = {
+        "id": build.id,
+        "recipe": build.recipe,
+        "target": build.target,
+        "arch": build.arch,
+        "fingerprint": build.fingerprint,
+        "digest": build.digest,
+        "size_bytes": build.size_bytes,
+        "created": build.created,
+        "source": origin.source,
+        "source_digest": origin.source_digest,
+        "inputs": dict(origin.inputs),
+        "commit": origin.commit,
+        "dirty": origin.dirty,
+        "actor": origin.actor,
+        "host": origin.host,
+        "started": origin.started,
+        "finished": origin.finished,
+        "tools": dict(origin.tools),
+        "opaque": origin.opaque,
+        "parent_build": origin.parent_build,
+    }
+    number = connection.execute(insert(builds).values(values).returning(builds.c.number)).scalar_one()
+    _insert_artifacts(connection, number, build.artifacts)
+    return int(number)
+
+
+def _insert_artifacts(connection: Connection, build: int, added: Sequence[Artifact]) -> None:
+    rows = [
+        {
+            "build": build,
+            "id": artifact.id,
+            "target": artifact.target,
+            "arch": artifact.arch,
+            "kind": artifact.kind,
+            "store": artifact.store,
+            "size_bytes": artifact.size_bytes,
+            "details": dict(artifact.details),
+        }
+        for artifact in added
+    ]
+    insert_or_update(connection, artifacts, ["build", "store", "id"], rows)
+
+
+def _insert_layers(connection: Connection, build: int, stack: Sequence[Layer]) -> None:
+    wanted = select(layers.c.digest, layers.c.number).where(
+        layers.c.digest.in_([layer.digest for layer in stack])
+    )
+    known = dict(connection.execute(wanted).tuples().all())
+    missing = [layer for layer in stack if layer.digest not in known]
+    rows = [{"digest": layer.digest, "content": encode_layer(layer)} for layer in missing]
+    insert_ignoring(connection, layers, rows)
+    if missing:
+        known = dict(connection.execute(wanted).tuples().all())
+    links = [
+        {"build": build, "position": position, "layer": known[layer.digest]}
+        for position, layer in enumerate(stack)
+    ]
+    if links:
+        connection.execute(insert(build_layers), links)
+
+
+def _insert_packages(connection: Connection, build: int, contained: Sequence[Package]) -> None:
+    # In one order everywhere: two that insert the same new packages never wait for each other in a circle.
+    wanted = sorted(set(contained))
+    for start in range(0, len(wanted), CHUNK):
+        chunk = wanted[start : start + CHUNK]
+        known = _find_packages(connection, chunk)
+        missing = [package for package in chunk if package not in known]
+        insert_ignoring(connection, packages, [_package_values(package) for package in missing])
+        if missing:
+            known |= _find_packages(connection, missing)
+        links = [{"build": build, "package": known[package]} for package in chunk]
+        connection.execute(insert(build_packages), links)
+
+
+def _find_packages(connection: Connection, wanted: Sequence[Package]) -> dict[Package, int]:
+    names = ("name", "version", "arch", "type", "source", "source_version")
+    keys = [tuple(getattr(package, name) for name in names) for package in wanted]
+    found = select(packages).where(tuple_(*(packages.c[name] for name in names)).in_(keys))
+    return {
+        Package(**{name: getattr(row, name) for name in names}): row.number
+        for row in connection.execute(found)
+    }
+
+
+def _package_values(package: Package) -> dict[str, Any]:
+    return {
+        "name": package.name,
+        "version": package.version,
+        "arch": package.arch,
+        "type": package.type,
+        "source": package.source,
+        "source_version": package.source_version,
+    }
+
+
+# --- the life of an image -------------------------------------------------------------------------
+
+
+def make_available(
+    connection: Connection,
+    *,
+    actor: str,
+    now: datetime,
+    recipe: str,
+    version: int,
+    distributed: Mapping[str, Sequence[Artifact]],
+) -> Image:
+    """See ``Catalog.make_available``."""
+    row = lock_image(connection, recipe, version)
+    if row.status in WITHDRAWN:
+        raise ConflictError(
+            f"{recipe}:{version} was {row.status} meanwhile by {row.status_actor}: {row.status_reason}",
+            hint=f"Look: baker image show {recipe}:{version}",
+        )
+    for build_id, added in distributed.items():
+        number = find_build_number(connection, build_id)
+        link = (image_builds.c.image == row.number, image_builds.c.build == number)
+        marked = connection.execute(update(image_builds).where(*link).values(available=True))
+        if marked.rowcount != 1:
+            raise CatalogError(f"{recipe}:{version} does not hold the build {build_id}")
+        _insert_artifacts(connection, number, added)
+    if row.status == ImageStatus.REGISTERED:
+        _write_status(connection, row.number, ImageStatus.AVAILABLE, None, actor, now)
+    return find_image(connection, recipe, version)
+
+
+def set_status(
+    connection: Connection,
+    *,
+    actor: str,
+    now: datetime,
+    recipe: str,
+    version: int,
+    status: ImageStatus,
+    reason: str | None,
+) -> Image:
+    """See ``Catalog.set_status``."""
+    row = lock_image(connection, recipe, version)
+    if row.status == ImageStatus.DELETED and status != ImageStatus.DELETED:
+        raise ConflictError(
+            f"{recipe}:{version} was deleted by {row.status_actor}: it cannot become {status}",
+            hint=f"Bake it anew: baker bake {recipe} --force",
+        )
+    _write_status(connection, row.number, status, reason, actor, now)
+    return find_image(connection, recipe, version)
+
+
+def lock_image(connection: Connection, recipe: str, version: int) -> Row[Any]:
+    """The row of an image, which stays as it is until the transaction ends. Raises BadReference."""
+    chosen = select(images).where(images.c.recipe == recipe, images.c.version == version)
+    row = connection.execute(chosen.with_for_update()).first()
+    if row is None:
+        find_image(connection, recipe, version)  # raises, and says what there is
+        raise ConflictError(f"{recipe}:{version} appeared just now", hint="Try it again.")
+    return row
+
+
+def _write_status(
+    connection: Connection, image: int, status: ImageStatus, reason: str | None, actor: str, now: datetime
+) -> None:
+    values = {"status": status, "status_reason": reason, "status_actor": actor, "status_at": now}
+    connection.execute(update(images).where(images.c.number == image).values(values))

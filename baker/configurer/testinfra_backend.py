@@ -1,0 +1,26 @@
+"""testinfra's way into the machine: ``--hosts=machine://NAME``. Child side."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from testinfra.backend.base import BaseBackend, CommandResult
+
+from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
+
+
+class MachineBackend(BaseBackend):  # type: ignore[misc]
+    """Every command of a test goes to the parent."""
+
+    NAME = "machine"
+
+    def run(self, command: str, *args: str, **_kwargs: Any) -> CommandResult:
+        command = self.get_command(command, *args)
+        client = MachineClient(os.environ[SOCKET_VARIABLE])
+        reply = client.run(["sh", "-c", command], show=command)
+        return self.result(reply.exit_status, self.encode(command), reply.stdout, reply.stderr)
+
+    def get_encoding(self) -> str:
+        # testinfra would ask a Python in the machine, which a good image may not have.
+        return "utf-8"

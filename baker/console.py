@@ -1,0 +1,272 @@
+"""Everything that is printed: results on stdout, progress on stderr. Nothing else prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from baker.configurer.events import (
+    ImageTestEnded,
+    ImageTestStarted,
+    OperationEnded,
+    OperationRetried,
+    OperationStarted,
+    RecipeOutput,
+)
+from baker.errors import BakerError
+from baker.manifest import ManifestDifference
+from baker.model import BakeResult, Outcome
+from baker.progress import BakeEnded, BakeStarted, Note, Progress, RecipeEvent, StageEnded, StageStarted
+
+STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
+
+
+class Console:
+    """Prints for a person, or JSON for a program (``as_json``); never a colour or a moving line without a terminal."""
+
+    def __init__(
+        self,
+        *,
+        as_json: bool = False,
+        out: TextIO | None = None,
+        err: TextIO | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.as_json = as_json
+        self._out = sys.stdout if out is None else out
+        self._err = sys.stderr if err is None else err
+        variables = os.environ if environ is None else environ
+        self._moving = self._err.isatty() and variables.get("TERM") != "dumb"
+        self._colours = not variables.get("NO_COLOR") and variables.get("TERM") != "dumb"
+        self._status = ""
+        self._lock = threading.Lock()
+
+    # --- plain printing ---------------------------------------------------------------------------
+
+    def style(self, text: str, name: str, stream: TextIO | None = None) -> str:
+        """The text in a style, where the stream (stderr) is a terminal that shows one."""
+        if not self._colours or not (stream or self._err).isatty():
+            return text
+        return f"\x1b[{STYLES[name]}m{text}\x1b[0m"
+
+    def result(self, text: str) -> None:
+        """A line of the result."""
+        self._out.write(f"{text}\n")
+        self._out.flush()
+
+    def result_json(self, value: Any) -> None:
+        self.result(json.dumps(value, indent=2, default=_to_json))
+
+    def say(self, text: str) -> None:
+        """A line of progress."""
+        with self._lock:
+            self._clear()
+            self._err.write(f"{text}\n")
+            self._err.flush()
+
+    def status(self, text: str) -> None:
+        """The one moving line at the bottom: what runs now."""
+        if not self._moving:
+            return
+        with self._lock:
+            self._clear()
+            self._status = text[: shutil.get_terminal_size().columns - 1]
+            self._err.write(self.style(self._status, "dim"))
+            self._err.flush()
+
+    def _clear(self) -> None:
+        if self._status:
+            self._err.write("\r\x1b[K")
+            self._status = ""
+
+    def error(self, error: BakerError) -> None:
+        self.say(f"{self.style('Error:', 'red')} {error}")
+        if error.hint:
+            self.say(f"  {error.hint}")
+
+    def can_ask(self) -> bool:
+        """Whether there is a person at the other end."""
+        return sys.stdin.isatty() and self._err.isatty()
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Columns as wide as they must be; the last one takes the rest of the line."""
+        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+        for number, row in enumerate([header, *rows]):
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            self.result(self.style(line, "bold", self._out) if number == 0 else line)
+
+    # --- progress ---------------------------------------------------------------------------------
+
+    def show(self, progress: Progress) -> None:
+        """Render one event of a bake. Any thread may call this."""
+        match progress:
+            case Note(text=text):
+                self.say(text)
+            case BakeStarted():
+                name = self.style(progress.recipe, "bold")
+                reasons = "; ".join(reason.detail for reason in progress.reasons)
+                self.say(f"{name} for {progress.target}/{progress.arch}: {reasons}")
+                self.say(self.style(f"  bake {progress.bake}, log {progress.log}", "dim"))
+            case StageStarted():
+                self.status(f"  {progress.stage} …")
+            case StageEnded():
+                mark = self.style("failed", "red") if progress.failed else progress.detail
+                self.say(f"  {progress.stage:<10} {show_seconds(progress.seconds):>8}  {mark}".rstrip())
+            case RecipeEvent():
+                self._show_recipe_event(progress)
+            case BakeEnded():
+                self._show_end(progress)
+
+    def _show_recipe_event(self, progress: RecipeEvent) -> None:
+        match progress.event:
+            case OperationStarted(name=name, number=number, total=total):
+                self.status(f"    {number}/{total} {name} …")
+            case OperationEnded() as ended:
+                verb = "changed  " if ended.changed else "unchanged"
+                if ended.ignored_error:
+                    verb = "ignored  "
+                style = "yellow" if ended.ignored_error else "green" if ended.changed else "dim"
+                indent = "      " if ended.nested else "    "
+                self.say(f"{indent}{self.style(verb, style)} {show_seconds(ended.seconds):>8}  {ended.name}")
+            case OperationRetried() as retried:
+                self.say(f"    retrying  {retried.name} ({retried.attempt} of {retried.attempts})")
+            case RecipeOutput(line=line):
+                self.say(self.style(f"    | {line}", "dim"))
+            case ImageTestStarted(name=name):
+                self.status(f"    {name} …")
+            case ImageTestEnded() as test:
+                style = {"passed": "green", "skipped": "yellow"}.get(test.outcome, "red")
+                mark = self.style(f"{test.outcome:<9}", style)
+                self.say(f"    {mark} {show_seconds(test.seconds):>8}  {test.name}")
+            case _:
+                pass
+
+    def _show_end(self, ended: BakeEnded) -> None:
+        result = ended.result
+        if result.outcome is Outcome.FAILED:
+            self.say(f"{self.style('Failed:', 'red')} {result.recipe}: {result.error}")
+            self.say(f"  baker logs {result.bake} shows everything")
+        elif result.outcome is Outcome.BLOCKED:
+            self.say(f"{self.style('Blocked:', 'yellow')} {result.recipe}: {result.reason}")
+        if ended.kept:
+            self.say(f"  The build instance is kept. Look into it: {ended.kept}")
+            self.say(f"  Remove it: baker system sweep --bake {result.bake}")
+        if ended.left_behind:
+            things = ", ".join(
+                f"{left.resource.kind} {left.resource.id} ({left.error})" for left in ended.left_behind
+            )
+            self.say(f"{self.style('Left behind:', 'red')} {things}")
+            self.say(f"  Remove it: baker system sweep --bake {result.bake}")
+        if not self.as_json:
+            self._print_success(ended)
+
+    def _print_success(self, ended: BakeEnded) -> None:
+        result = ended.result
+        if result.outcome is Outcome.UNCHANGED:
+            self.result(f"unchanged {result.image}: {result.reason}")
+        if result.outcome is not Outcome.BAKED or ended.build is None:
+            return
+        name = self.style(str(result.image), "bold", self._out)
+        seconds = show_seconds(result.seconds)
+        self.result(
+            f"{name}  {show_size(ended.build.size_bytes)}  {ended.build.digest[:19]}  baked in {seconds}"
+        )
+        if ended.difference is not None and ended.previous is not None:
+            self.result(f"  against {ended.previous}: {describe_difference(ended.difference)}")
+        times = ", ".join(f"{stage} {show_seconds(spent)}" for stage, spent in result.stages.items())
+        self.result(f"  {times}")
+        self.result(f"  Next: baker promote {result.image} dev")
+
+
+# --- words and numbers --------------------------------------------------------------------------------
+
+
+def show_seconds(seconds: float) -> str:
+    """A duration for people: 0.34 s, 12.3 s, 3 min 05 s."""
+    if seconds < 10:
+        return f"{seconds:.2f} s"
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{int(seconds) // 60} min {int(seconds) % 60:02d} s"
+
+
+def show_size(size: int) -> str:
+    """Bytes for people, in powers of 1000."""
+    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size} B"
+
+
+def show_age(moment: datetime, now: datetime | None = None) -> str:
+    """How long ago, in the largest fitting unit."""
+    seconds = int(((now or datetime.now(UTC)) - moment).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{max(seconds, 0)} s"
+
+
+def describe_difference(difference: ManifestDifference) -> str:
+    """In one line: packages by name, files by number, size."""
+    if difference.empty:
+        return "the same content"
+    parts = []
+    for verb, packages in (
+        ("added", [package.name for package in difference.packages_added]),
+        ("removed", [package.name for package in difference.packages_removed]),
+        (
+            "upgraded",
+            [f"{c.new.name} {c.old.version} to {c.new.version}" for c in difference.packages_upgraded],
+        ),
+        (
+            "downgraded",
+            [f"{c.new.name} {c.old.version} to {c.new.version}" for c in difference.packages_downgraded],
+        ),
+    ):
+        if packages:
+            shown = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
+            parts.append(
+                f"{len(packages)} packages {verb} ({shown})" if len(packages) > 1 else f"{verb} {shown}"
+            )
+    for verb, paths in (
+        ("added", [file.path for file in difference.files_added]),
+        ("removed", [file.path for file in difference.files_removed]),
+        ("changed", [change.new.path for change in difference.files_changed]),
+    ):
+        if paths:
+            parts.append(f"{len(paths)} files {verb}" if len(paths) > 3 else f"{verb} {', '.join(paths)}")
+    sign = "+" if difference.size_delta >= 0 else "-"
+    return "; ".join(parts) + f"; {sign}{show_size(abs(difference.size_delta))}"
+
+
+# --- documented JSON -----------------------------------------------------------------------------------
+
+
+def bake_json(result: BakeResult) -> dict[str, Any]:
+    """One element of ``bake --json``."""
+    return {
+        "bake": result.bake,
+        "recipe": result.recipe,
+        "target": result.target,
+        "arch": result.arch,
+        "outcome": str(result.outcome),
+        "image": result.image,
+        "reason": result.reason,
+        "seconds": result.seconds,
+        "stages": dict(result.stages),
+        "operations": {"changed": result.changed_operations, "unchanged": result.unchanged_operations},
+        "error": result.error,
+    }
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    raise TypeError(f"{type(value).__name__} has no JSON form")

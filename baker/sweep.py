@@ -1,0 +1,82 @@
+"""Removing what dead bakes left behind: found in the ledger, and by name at the providers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from baker import identity
+from baker.catalog import Catalog
+from baker.errors import BakerError
+from baker.model import Outcome, Resource
+from baker.providers.protocol import Provider
+
+BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Swept:
+    """What was removed (or would be), and what could not be, with the reason."""
+
+    removed: tuple[Resource, ...]
+    failed: tuple[tuple[Resource, str], ...]
+
+
+def sweep_dead_bakes(
+    catalog: Catalog,
+    providers: Mapping[str, Provider],
+    home: Path,
+    *,
+    bake_id: str | None = None,
+    dry_run: bool = False,
+) -> Swept:
+    """Remove what no live bake owns. Never raises for one resource: it goes on with the next.
+
+    A named ``bake_id`` is swept even if its machine was kept on purpose; a live one never is.
+    """
+    host = identity.host_name()
+    dead: list[tuple[str, Resource]] = []
+    for entry in catalog.open_entries(bake_id):
+        record = catalog.bake(entry.bake_id)
+        kept = bake_id is None and identity.is_kept(home, entry.bake_id)
+        if record.host == host and not kept and not identity.is_alive(home, entry.bake_id):
+            dead.append((entry.bake_id, entry.resource))
+    known = {(resource.provider, resource.kind, resource.id) for _, resource in dead}
+    held = {resource.id for resource in (entry.resource for entry in catalog.open_entries())}
+    for provider in providers.values() if bake_id is None else ():
+        for resource in provider.leftovers():
+            found = BAKE_ID.search(resource.id)
+            owner = found[0] if found else ""
+            is_known = (resource.provider, resource.kind, resource.id) in known
+            if not is_known and resource.id not in held and not identity.is_alive(home, owner):
+                dead.append((owner, resource))
+    removed, failed = [], []
+    for owner, resource in dead:
+        try:
+            if not dry_run:
+                remove(catalog, providers[resource.provider], owner, resource)
+            removed.append(resource)
+        except (BakerError, OSError) as error:
+            failed.append((resource, str(error)))
+    if not dry_run:
+        close_records(catalog, home)
+        if bake_id is not None:
+            identity.unmark_kept(home, bake_id)
+    return Swept(removed=tuple(removed), failed=tuple(failed))
+
+
+def remove(catalog: Catalog, provider: Provider, owner: str, resource: Resource) -> None:
+    """Remove one resource; what a build of the catalog consists of is only taken off the ledger."""
+    if not (resource.kind == "capture" and catalog.has_build(owner)):
+        provider.remove(resource)
+    if owner:
+        catalog.removed(owner, resource)
+
+
+def close_records(catalog: Catalog, home: Path) -> None:
+    """Bakes of this host whose process is gone have failed."""
+    for record in catalog.bakes(running_only=True):
+        if record.host == identity.host_name() and not identity.is_alive(home, record.id):
+            catalog.finish_bake(record.id, Outcome.FAILED, None, "its process died")

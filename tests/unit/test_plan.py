@@ -1,0 +1,363 @@
+"""What is baked, skipped or blocked, in what order, and why."""
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from baker.errors import CatalogError, SourceError
+from baker.fingerprint import fingerprint
+from baker.model import AmiSource, Bootstrap, Build, Provenance, Recipe, Reference, TargetSpec
+from baker.plan import Action, followed_parent, make_plan
+
+ARCHS = {"local": ["amd64"]}
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+BOOTSTRAP = Bootstrap(distribution="debian", suite="trixie")
+
+
+def make_recipe(name, source=BOOTSTRAP, *, targets=("local",), inputs=()):
+    if isinstance(source, str):
+        source = Reference.parse(source)
+    specs = {target: TargetSpec(target=target, source=source, data={}, settings={}) for target in targets}
+    return Recipe(
+        name=name, folder=f"/p/recipes/{name}", project="/p", description="", targets=specs, inputs=inputs
+    )
+
+
+def make_build(recipe, inputs, *, digest, day=0, opaque=None, target="local", arch="amd64"):
+    when = NOON + timedelta(days=day)
+    provenance = Provenance(
+        source="", source_digest="", inputs=inputs, commit=None, dirty=None, actor="", host="", started=when,
+        finished=when, tools={}, opaque=opaque,
+    )  # fmt: skip
+    return Build(
+        id=f"{recipe}-{day}", recipe=recipe, target=target, arch=arch, fingerprint=fingerprint(inputs),
+        digest=digest, size_bytes=0, provenance=provenance, artifacts=(), created=when,
+    )  # fmt: skip
+
+
+@dataclass
+class World:
+    """A project (``files`` per recipe) and a catalog (``builds``, newest first) held in memory."""
+
+    recipes: dict = field(default_factory=dict)
+    files: dict = field(default_factory=dict)
+    builds: dict = field(default_factory=dict)
+    pinned: dict = field(default_factory=dict)
+    roots: str = "debian-1"
+    broken: dict = field(default_factory=dict)
+
+    def add(self, *recipes):
+        for recipe in recipes:
+            self.recipes[recipe.name] = recipe
+            self.files[recipe.name] = "v1"
+        return self
+
+    def bake(self, *names, opaque=None, digest=None):
+        """Record a build of each, as it is now, on every target."""
+        for name in names:
+            for target, spec in self.recipes[name].targets.items():
+                parent = (
+                    self.find_build(spec.source, target, "amd64")
+                    if isinstance(spec.source, Reference)
+                    else None
+                )
+                builds = self.builds.setdefault((name, target, "amd64"), [])
+                build = make_build(
+                    name,
+                    self.inputs_of(name, parent),
+                    digest=digest or f"{name}-{len(builds) + 1}",
+                    day=len(builds),
+                    opaque=opaque,
+                    target=target,
+                )
+                builds.insert(0, build)
+        return self
+
+    def inputs_of(self, name, parent):
+        return {"source": parent.digest if parent else self.roots, "recipe:deploy.py": self.files[name]}
+
+    # What planning asks for.
+
+    def usable_builds(self, recipe, target, arch):
+        return self.builds.get((recipe, target, arch), [])
+
+    def find_build(self, reference, target, arch):
+        if followed_parent(reference) is None:
+            return self.pinned.get(str(reference))
+        return next(iter(self.usable_builds(reference.recipe, target, arch)), None)
+
+    def current_inputs(self, recipe, target, arch, parent, build):
+        assert (build.recipe, build.target, build.arch) == (recipe.name, target, arch)
+        if recipe.name in self.broken:
+            raise self.broken[recipe.name]
+        return self.inputs_of(recipe.name, parent)
+
+
+def make_world():
+    return World().add(make_recipe("base"), make_recipe("web", "base:latest"), make_recipe("app", "web"))
+
+
+def tell(world, *selected, force=False, archs=ARCHS):
+    """The plan as lines: ``web bake changed: deploy.py changed``."""
+    plan = make_plan(world.recipes, world, archs=archs, selected=selected or None, force=force)
+    return [
+        f"{entry.recipe} {entry.action} "
+        + "; ".join(f"{reason.kind}: {reason.detail}" for reason in entry.reasons)
+        for entry in plan
+    ]
+
+
+def tell_kinds(world, *selected, force=False):
+    plan = make_plan(world.recipes, world, archs=ARCHS, selected=selected or None, force=force)
+    return [
+        f"{entry.recipe} {entry.action} {' '.join(reason.kind for reason in entry.reasons)}" for entry in plan
+    ]
+
+
+NEVER = "never-baked: it has no usable build for local/amd64"
+UNCHANGED = "unchanged: nothing that it depends on moved since 2025-06-01 12:00 UTC"
+
+
+def test_what_was_never_baked_is_baked_parents_first():
+    assert tell(make_world()) == [
+        f"base bake {NEVER}",
+        f"web bake parent-will-be-baked: its parent base will be baked; {NEVER}",
+        f"app bake parent-will-be-baked: its parent web will be baked; {NEVER}",
+    ]
+
+
+def test_plan_right_after_bake_is_empty():
+    world = make_world().bake("base", "web", "app")
+    assert tell(world) == [f"base skip {UNCHANGED}", f"web skip {UNCHANGED}", f"app skip {UNCHANGED}"]
+
+
+def test_skip_names_the_build_that_is_hit():
+    world = make_world().bake("base")
+    [entry] = make_plan(world.recipes, world, archs=ARCHS, selected=["base"])
+    assert entry.build is world.builds["base", "local", "amd64"][0]
+
+
+def test_changed_recipe_is_baked_with_what_changed_and_its_children_after_it():
+    world = make_world().bake("base", "web", "app")
+    world.files["web"] = "v2"
+    assert tell(world) == [
+        f"base skip {UNCHANGED}",
+        "web bake changed: deploy.py changed",
+        "app bake parent-will-be-baked: its parent web will be baked",
+    ]
+
+
+def test_child_that_changed_too_says_both():
+    world = make_world().bake("base", "web", "app")
+    world.files.update(base="v2", web="v2")
+    assert tell(world, "base", "web") == [
+        "base bake changed: deploy.py changed",
+        "web bake parent-will-be-baked: its parent base will be baked; changed: deploy.py changed",
+    ]
+
+
+def test_only_what_was_asked_for_is_planned():
+    world = make_world().bake("base", "web", "app")
+    world.files.update(base="v2", web="v2", app="v2")
+    assert tell(world, "app") == ["app bake changed: deploy.py changed"]
+
+
+def test_parents_without_a_usable_build_are_planned_too_as_far_up_as_needed():
+    assert tell_kinds(make_world(), "app") == [
+        "base bake never-baked",
+        "web bake parent-will-be-baked never-baked",
+        "app bake parent-will-be-baked never-baked",
+    ]
+    assert tell_kinds(make_world().bake("base"), "app") == [
+        "web bake never-baked",
+        "app bake parent-will-be-baked never-baked",
+    ]
+
+
+def test_stale_parent_that_was_not_asked_for_is_used_as_it_is():
+    world = make_world().bake("base", "web")
+    world.files["base"] = "v2"
+    assert tell(world, "web") == [f"web skip {UNCHANGED}"]
+
+
+def test_source_that_moved_is_named():
+    world = make_world().bake("base", "web").bake("base", digest="base-2")
+    world.roots = "debian-2"
+    assert tell(world, "base") == ["base bake source-moved: source moved from debian-1 to debian-2"]
+    assert tell(world, "web") == ["web bake source-moved: source moved from base-1 to base-2"]
+
+
+def test_where_the_source_of_a_waiting_child_moves_to_is_not_guessed():
+    world = make_world().bake("base", "web").bake("base", digest="base-2")
+    world.files["base"] = "v2"
+    assert tell_kinds(world, "base", "web") == ["base bake changed", "web bake parent-will-be-baked"]
+
+
+def test_parent_is_planned_only_on_the_target_where_it_is_missing():
+    targets = ("local", "aws")
+    world = World().add(make_recipe("base", targets=targets), make_recipe("web", "base", targets=targets))
+    world.bake("base", "web")
+    del world.builds["base", "aws", "amd64"]
+    plan = make_plan(world.recipes, world, archs={**ARCHS, "aws": ["amd64"]}, selected=["web"])
+    assert [(entry.recipe, entry.target) for entry in plan] == [
+        ("base", "aws"),
+        ("web", "local"),
+        ("web", "aws"),
+    ]
+
+
+def test_rebaked_parent_that_came_out_the_same_leaves_the_child_alone():
+    world = make_world().bake("base", "web", "app").bake("base", digest="base-1")
+    assert tell_kinds(world, "web", "app") == ["web skip unchanged", "app skip unchanged"]
+
+
+def test_force_bakes_what_was_asked_for_and_nothing_more():
+    world = make_world().bake("base", "web", "app")
+    assert tell(world, "web", force=True) == ["web bake forced: a bake was asked for whatever is known"]
+    assert tell_kinds(world, force=True) == [
+        "base bake forced",
+        "web bake forced parent-will-be-baked",
+        "app bake forced parent-will-be-baked",
+    ]
+
+
+def test_parent_pulled_in_by_a_forced_child_is_not_forced():
+    assert tell_kinds(make_world(), "web", force=True) == [
+        "base bake never-baked",
+        "web bake forced parent-will-be-baked never-baked",
+    ]
+
+
+def test_earlier_inputs_reissue_the_earlier_build_and_children_start_from_it():
+    world = make_world().bake("base", "web")
+    world.files["base"] = "v2"
+    world.bake("base", "web")
+    world.files["base"] = "v1"
+    base, web = make_plan(world.recipes, world, archs=ARCHS, selected=["base", "web"])
+    assert base.action is Action.BAKE
+    assert base.build is world.builds["base", "local", "amd64"][1]
+    assert [reason.kind for reason in base.reasons] == ["reissue", "changed"]
+    assert base.reasons[0].detail == (
+        "its inputs are again those of the build of 2025-06-01 12:00 UTC: issued anew, not baked"
+    )
+    assert (web.action, web.build) == (Action.BAKE, world.builds["web", "local", "amd64"][1])
+    assert [reason.kind for reason in web.reasons] == ["reissue", "source-moved"]
+
+
+def test_newest_of_several_equal_builds_is_hit():
+    world = make_world().bake("base").bake("base", digest="base-1")
+    [entry] = make_plan(world.recipes, world, archs=ARCHS, selected=["base"])
+    assert (entry.action, entry.build) == (Action.SKIP, world.builds["base", "local", "amd64"][0])
+
+
+def test_opaque_recipe_is_never_skipped():
+    world = World().add(make_recipe("base")).bake("base", opaque="it started git")
+    detail = "what it depends on cannot be told: it started git (declare its inputs to let it be skipped)"
+    assert tell(world) == [f"base bake opaque: {detail}"]
+
+
+def test_opaque_recipe_that_declares_its_inputs_is_skipped():
+    world = World().add(make_recipe("base", inputs=("vendor/*",))).bake("base", opaque="it started git")
+    assert tell_kinds(world) == ["base skip unchanged"]
+
+
+def test_opaque_recipe_that_changed_says_what_changed():
+    world = World().add(make_recipe("base")).bake("base", opaque="it started git")
+    world.files["base"] = "v2"
+    assert tell(world) == ["base bake changed: deploy.py changed"]
+
+
+def test_source_that_cannot_be_resolved_blocks_with_its_descendants_only():
+    world = make_world().add(make_recipe("other")).bake("base", "web", "app", "other")
+    world.broken["web"] = SourceError("the archive does not answer")
+    assert tell(world) == [
+        f"base skip {UNCHANGED}",
+        f"other skip {UNCHANGED}",
+        "web blocked blocked: the archive does not answer",
+        "app blocked blocked: its parent web is blocked",
+    ]
+
+
+def test_broken_catalog_is_no_reason_but_a_failure():
+    world = make_world().bake("base")
+    world.broken["base"] = CatalogError("database is locked")
+    with pytest.raises(CatalogError):
+        tell(world)
+
+
+@pytest.mark.parametrize("pin", ["base:3", "base:prod", "base@sha256:abcd"])
+def test_pinned_recipe_does_not_follow_its_parent(pin):
+    world = World().add(make_recipe("base"), make_recipe("web", pin))
+    world.pinned[pin] = make_build("base", {}, digest="pinned")
+    world.bake("base", "web")
+    world.files["base"] = "v2"
+    assert tell_kinds(world) == ["base bake changed", "web skip unchanged"]
+    del world.builds["base", "local", "amd64"]
+    assert tell_kinds(world, "web") == ["web skip unchanged"], "its parent's newest build is not needed"
+
+
+def test_pin_that_names_nothing_usable_blocks():
+    world = World().add(make_recipe("base"), make_recipe("web", "base:prod"))
+    assert tell(world, "web") == [
+        "web blocked blocked: it starts from base:prod, which names no usable local/amd64 image"
+    ]
+
+
+def test_fingerprint_that_is_made_up_differently_now_is_a_reason_of_its_own():
+    world = make_world().bake("base")
+    builds = world.builds["base", "local", "amd64"]
+    builds[0] = replace(builds[0], fingerprint="sha256:of-an-older-release")
+    assert tell(world, "base") == ["base bake changed: its fingerprint is made up in another way now"]
+
+
+def test_every_target_and_architecture_has_an_entry_of_its_own():
+    world = World().add(make_recipe("base", targets=("local", "aws"))).bake("base")
+    world.builds.pop(("base", "aws", "amd64"))
+    plan = make_plan(world.recipes, world, archs={"local": ["amd64"], "aws": ["amd64", "arm64"]})
+    assert [(entry.target, entry.arch, entry.action) for entry in plan] == [
+        ("local", "amd64", "skip"),
+        ("aws", "amd64", "bake"),
+        ("aws", "arm64", "bake"),
+    ]
+
+
+def test_target_that_nobody_can_bake_here_is_left_out():
+    world = World().add(make_recipe("base", targets=("local", "aws")))
+    plan = make_plan(world.recipes, world, archs=ARCHS)
+    assert [entry.target for entry in plan] == ["local"]
+
+
+def test_child_on_a_target_waits_for_its_parent_on_that_target_only():
+    targets = ("local", "aws")
+    world = World().add(make_recipe("base", targets=targets), make_recipe("web", "base", targets=targets))
+    world.bake("base", "web")
+    del world.builds["base", "aws", "amd64"]
+    plan = make_plan(world.recipes, world, archs={**ARCHS, "aws": ["amd64"]})
+    assert [(entry.recipe, entry.target, entry.action) for entry in plan] == [
+        ("base", "local", "skip"),
+        ("base", "aws", "bake"),
+        ("web", "local", "skip"),
+        ("web", "aws", "bake"),
+    ]
+
+
+def test_order_is_stable_parents_first_then_by_name():
+    names = {"z": BOOTSTRAP, "a": "z", "m": "z", "b": "m", "c": BOOTSTRAP}
+    world = World().add(*(make_recipe(name, source) for name, source in names.items()))
+    assert [line.split()[0] for line in tell(world)] == ["c", "z", "a", "m", "b"]
+
+
+@pytest.mark.parametrize(
+    ("source", "parent"),
+    [
+        (Reference.parse("base"), "base"),
+        (Reference.parse("base:latest"), "base"),
+        (Reference.parse("base:dev"), None),
+        (Reference.parse("base:1"), None),
+        (BOOTSTRAP, None),
+        (AmiSource(query={"owner": "1"}), None),
+    ],
+)
+def test_only_the_newest_image_of_a_recipe_is_followed(source, parent):
+    assert followed_parent(source) == parent
