@@ -252,6 +252,8 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
     with bake.stage(Stage.RESOLVE) as detail:
         secrets = read_secrets(recipe, bake.kitchen.environ)
         source = resolve_source(bake)
+        # Looked at before the recipe runs: what is edited meanwhile counts as changed at the next plan.
+        inputs = bake.kitchen.knowledge.static_inputs(recipe, bake.entry.target, bake.entry.arch, source)
         detail.append(f"{source.source} is {source.digest[:19]}")
     with bake.stage(Stage.LAUNCH):
         machine = provider.launch(bake.id, recipe, source, teardown)
@@ -262,7 +264,7 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
         provider.seal(machine)
     with bake.stage(Stage.CAPTURE) as detail:
         captured = provider.capture(bake.id, machine, source, teardown)
-        build = describe_build(bake, source, configured, captured)
+        build = describe_build(bake, source, inputs, configured, captured)
         detail.append(f"{build.digest[:19]}, {len(captured.packages)} packages")
     with bake.stage(Stage.VERIFY) as detail:
         passed = verify(bake, captured)
@@ -322,7 +324,8 @@ def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Co
         target=bake.entry.target,
         data=bake.recipe.targets[bake.entry.target].data,
         secrets=secrets,
-        environment={name: environ[name] for name in bake.recipe.environment if name in environ},
+        environment=environ,
+        hidden=[str(bake.kitchen.settings.home)],
     )
     cancel = bake.kitchen.interruption.cancel
     configured = configure(request, machine, on_event=bake.show_event, log=bake.log.write, cancel=cancel)
@@ -330,12 +333,14 @@ def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Co
     return configured
 
 
-def describe_build(bake: Bake, source: ResolvedSource, configured: Configured, captured: Captured) -> Build:
+def describe_build(
+    bake: Bake, source: ResolvedSource, static: Mapping[str, str], configured: Configured, captured: Captured
+) -> Build:
     """The build that was captured, with its identity and where it came from."""
     recipe, entry = bake.recipe, bake.entry
     manifest = Manifest(packages=captured.packages, files=fold_layers(captured.layers))
-    traced = traced_inputs(recipe, [(item.kind, item.path) for item in configured.traced])
-    inputs = {**bake.kitchen.knowledge.static_inputs(recipe, entry.target, entry.arch, source), **traced}
+    traced = [(item.kind, item.path) for item in configured.traced]
+    inputs = {**static, **traced_inputs(recipe, traced, since=bake.started.timestamp())}
     commit, dirty = read_commit(recipe.project)
     provenance = Provenance(
         source=str(source.source),

@@ -29,6 +29,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import re
 import stat
@@ -43,6 +44,7 @@ from baker.model import Reason, Recipe
 
 TRACED_KINDS = ("file", "absent", "listing")
 ABSENT, DIRECTORY, SPECIAL, OUTSIDE, UNSET = "absent", "directory", "special", "outside", "unset"
+MOVING = "changed during the bake"
 
 LITTER = re.compile(
     r"__pycache__|.*\.py[co]|.*~|\..*\.sw[a-z]|\.#.*|#.*#|\.DS_Store|\.git|\.(pytest|mypy|ruff)_cache"
@@ -91,11 +93,14 @@ def static_inputs(
     return inputs
 
 
-def traced_inputs(recipe: Recipe, traced: Iterable[tuple[str, str]]) -> dict[str, str]:
+def traced_inputs(
+    recipe: Recipe, traced: Iterable[tuple[str, str]], *, since: float = math.inf
+) -> dict[str, str]:
     """What was seen while the recipe ran: (``file`` | ``absent`` | ``listing``, path).
 
     A relative path starts at the project. Left out: what lies outside the project or in this process's
-    virtual environment, and what ``static_inputs`` covers already.
+    virtual environment, and what ``static_inputs`` covers already. What changed after ``since`` (when the
+    recipe began) may not be what the recipe saw: it gets a value that no later look can equal.
     """
     inputs = {}
     environment = f"{os.path.abspath(sys.prefix)}/"
@@ -105,7 +110,8 @@ def traced_inputs(recipe: Recipe, traced: Iterable[tuple[str, str]]) -> dict[str
         if not inside or absolute.startswith(environment) or _is_static(recipe, absolute):
             continue
         relative = absolute[len(recipe.project) + 1 :] or "."
-        inputs[f"{kind}:{relative}"] = _look_again(recipe.project, kind, relative)
+        moved = _changed_since(absolute, since)
+        inputs[f"{kind}:{relative}"] = MOVING if moved else _look_again(recipe.project, kind, relative)
     return inputs
 
 
@@ -162,6 +168,14 @@ def _is_static(recipe: Recipe, absolute: str) -> bool:
     relative = absolute[len(recipe.folder) + 1 :]
     really_inside = os.path.realpath(absolute) == os.path.join(os.path.realpath(recipe.folder), relative)
     return really_inside and not (_is_left_out(relative) and os.path.isfile(absolute))
+
+
+def _changed_since(path: str, since: float) -> bool:
+    """Whether a path was made or changed after a time; file systems stamp by a clock that lags a little."""
+    try:
+        return os.stat(path).st_ctime > since - 0.1
+    except OSError:
+        return False
 
 
 def _source_of(path: str) -> str:

@@ -19,7 +19,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, Table, event, exc, text
 
 from baker.catalog.schema import REVISION, REVISION_TABLE
-from baker.errors import BakerError, CatalogError
+from baker.errors import CatalogError
 
 T = TypeVar("T")
 
@@ -100,7 +100,7 @@ class Database:
         try:
             with self._engine.connect().execution_options(**options) as connection, connection.begin():
                 yield connection
-        except exc.SQLAlchemyError as error:
+        except exc.DBAPIError as error:  # anything else is a fault of ours, and must look like one
             raise explain(error, self.description) from error
 
     def _stamp_file(self) -> tuple[int, int, int] | None:
@@ -242,10 +242,7 @@ def _connect_reader(path: Path, lock_seconds: float) -> sqlite3.Connection:
         refused = error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
         if not refused or (log.exists() and log.stat().st_size > 0):
             raise
-        snapshot: sqlite3.Connection = sqlite3.connect(
-            f"{address}?immutable=1", factory=_Snapshot, **settings
-        )
-        return snapshot
+        return _Snapshot(f"{address}?immutable=1", **settings)
     except BaseException:
         connection.close()
         raise
@@ -313,9 +310,9 @@ POSTGRESQL_ERRORS = {
 }
 
 
-def explain(error: exc.SQLAlchemyError, description: str) -> BakerError:
+def explain(error: exc.DBAPIError, description: str) -> CatalogError:
     """What a database's error means for the user of the catalog ``description``."""
-    cause = error.orig if isinstance(error, exc.DBAPIError) else None
+    cause = error.orig
     name = getattr(cause, "sqlite_errorname", None) or ""
     state = getattr(cause, "sqlstate", None) or ""
     known = next((said for start, said in SQLITE_ERRORS.items() if name.startswith(start)), None)

@@ -46,6 +46,16 @@ class Moment(TypeDecorator[datetime]):
         return None if value is None else datetime.fromisoformat(value)
 
 
+class Prose(TypeDecorator[str]):
+    """What people and programs said. What no database takes (undecodable bytes, NUL) is spelled out."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
+        return None if value is None else value.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -79,7 +89,7 @@ images = Table(
     Column("complete", Boolean, nullable=False),
     Column("created", Moment, nullable=False),
     Column("status", Text, nullable=False),
-    Column("status_reason", Text),
+    Column("status_reason", Prose),
     Column("status_actor", Text, nullable=False),
     Column("status_at", Moment, nullable=False),
     UniqueConstraint("recipe", "version"),
@@ -202,7 +212,7 @@ channel_moves = Table(
     Column("from_version", Integer),
     Column("to_version", Integer, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("reason", Text),
+    Column("reason", Prose),
     Column("at", Moment, nullable=False),
 )
 
@@ -222,7 +232,7 @@ bakes = Table(
     Column("finished", Moment),
     Column("outcome", Text, index=True),
     Column("image", Text),
-    Column("error", Text),
+    Column("error", Prose),
     Column("log_path", Text, nullable=False),
 )
 

@@ -80,8 +80,9 @@ def register(
 
 def _find_holder(connection: Connection, build_id: str) -> int | None:
     """The version that a build was first registered with."""
-    versions = select(images.c.version).join(image_builds).join(builds).where(builds.c.id == build_id)
-    return connection.execute(versions.order_by(images.c.version).limit(1)).scalar()
+    holding = select(images.c.version).select_from(images.join(image_builds).join(builds))
+    versions = holding.where(builds.c.id == build_id).order_by(images.c.version)
+    return connection.execute(versions.limit(1)).scalar()
 
 
 def _find_carried(connection: Connection, recipe: str, build_id: str) -> Row[Any]:

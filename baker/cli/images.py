@@ -68,8 +68,8 @@ def show_image(context: typer.Context, reference: Ref, as_json: Json = False) ->
         packages = {build.id: catalog.packages(build.id) for build in image.builds}
         history = [
             move
-            for name in catalog.channels(image.recipe)
-            for move in catalog.channel_history(image.recipe, name)
+            for channel in catalog.channels(image.recipe)
+            for move in catalog.channel_history(image.recipe, channel.channel)
             if image.version in (move.from_version, move.to_version)
         ]
     if as_json:

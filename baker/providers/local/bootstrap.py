@@ -59,6 +59,9 @@ def unpack(archive: Archive, resolved: ResolvedBootstrap, tree: Path) -> tuple[P
     debs = " ".join(shlex.quote(str(archive.debs / package.file)) for package in resolved.packages)
     lists = shlex.quote(str(archive.lists))
     argv = [
+        # What it mounts ends with it, also when this process is killed.
+        *("setpriv", "--pdeathsig", "KILL"),
+        *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
         *("mmdebstrap", "--quiet", "--mode=root", "--format=directory", "--variant=minbase", "--skip=update"),
         *("--skip=check/signed-by", f"--include={','.join(INCLUDED)}"),
         f"--architectures={DPKG_ARCH[archive.arch]}",

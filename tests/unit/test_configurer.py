@@ -1,0 +1,259 @@
+"""The parts of the configurer that need no machine."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from baker.configurer.clock import Clock, OutOfTime
+from baker.configurer.events import (
+    Event,
+    ImageTestEnded,
+    OperationEnded,
+    OperationFailed,
+    OperationStarted,
+    Prepared,
+    read_event,
+    write_event,
+)
+from baker.configurer.project import Project
+from baker.configurer.redaction import MAX_LINE, LineFeed, Redactor
+from baker.configurer.sandbox import Sandbox, sandbox_argv
+from baker.configurer.wire import MachineClient, WireError, receive_frame, send_frame
+
+# --- events -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Prepared(operations=3, seconds=0.5),
+        OperationStarted(name="put", number=1, total=3, nested=False),
+        OperationEnded(name="x", number=1, changed=True, seconds=1, nested=True, ignored_error=False),
+        OperationFailed(
+            name="x", message="m", file=None, line=None, command="false", exit_status=1, stderr_tail=""
+        ),
+        ImageTestEnded(name="t", outcome="passed", seconds=0.1, message="", file="a.py", line=3),
+    ],
+)
+def test_event_survives_the_wire(event: Event) -> None:
+    assert read_event(write_event(event)) == event
+
+
+def test_message_of_another_kind_is_no_event() -> None:
+    assert read_event({"kind": "finished"}) is None
+    assert read_event({}) is None
+
+
+def test_event_with_a_field_of_the_wrong_type_is_refused() -> None:
+    message = write_event(OperationStarted(name="put", number=1, total=3, nested=False))
+    with pytest.raises(TypeError, match=r"OperationStarted\.number is 'one'"):
+        read_event({**message, "number": "one"})
+    del message["name"]
+    with pytest.raises(TypeError, match=r"OperationStarted\.name is None"):
+        read_event(message)
+
+
+# --- redaction ----------------------------------------------------------------------------------------
+
+
+def redact_chunks(secrets: list[str], *chunks: bytes) -> list[str]:
+    lines: list[str] = []
+    feed = LineFeed(Redactor(secrets), lines.append)
+    for chunk in chunks:
+        feed.feed(chunk)
+    feed.close()
+    return lines
+
+
+def test_secret_split_over_chunks_is_redacted() -> None:
+    assert redact_chunks(["hunter2"], b"pass hun", b"ter", b"2 ok\nnext\n") == ["pass *** ok", "next"]
+
+
+def test_secret_in_a_line_without_end_is_redacted_wherever_the_line_is_cut() -> None:
+    secret = "s3cr3t" * 4
+    for padding in range(MAX_LINE - 30, MAX_LINE + 30, 7):
+        chunks = [b"x" * padding, secret[:9].encode(), secret[9:].encode() + b"y" * 100]
+        text = "".join(redact_chunks([secret], *chunks))
+        assert text == "x" * padding + "***" + "y" * 100
+
+
+def test_every_line_of_a_secret_is_redacted_but_not_its_braces() -> None:
+    lines = redact_chunks(['{\n"key": "abcdef"\n}'], b'{ a }\n  "key": "abcdef"\n')
+    assert lines == ["{ a }", "  ***"]
+
+
+@pytest.mark.parametrize("quote", [shlex.quote, repr, json.dumps])
+def test_secret_is_redacted_however_it_is_quoted(quote: Callable[[str], str]) -> None:
+    secret = "it's\t\"me\""
+    assert "me" not in Redactor([secret]).text(f"echo {quote(secret)}")
+
+
+def test_longer_secret_is_redacted_before_one_that_it_contains() -> None:
+    assert Redactor(["abc", "abcdef"]).text("abcdef abc") == "*** ***"
+
+
+def test_values_inside_a_message_are_redacted_and_empty_secrets_are_not() -> None:
+    message = {"a": ["xTOKENx", {"TOKEN": 1}], "b": None}
+    assert Redactor(["TOKEN", ""]).value(message) == {"a": ["x***x", {"***": 1}], "b": None}
+
+
+# --- clock --------------------------------------------------------------------------------------------
+
+
+class FakeTime:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_each_thing_has_its_own_limit() -> None:
+    time = FakeTime()
+    clock = Clock("first", each=10, total=25, now=time)
+    time.now += 9
+    clock.check()
+    clock.begin("second")
+    assert clock.remaining() == 10
+    time.now += 10
+    with pytest.raises(OutOfTime, match="second ran longer than 10 s") as raised:
+        clock.check()
+    assert not raised.value.total
+
+
+def test_the_whole_has_a_limit_that_no_new_thing_moves() -> None:
+    time = FakeTime()
+    clock = Clock("first", each=10, total=25, now=time)
+    for name in ("second", "third", "fourth"):
+        time.now += 8
+        clock.check()
+        clock.begin(name)
+    assert clock.remaining() == 1
+    time.now += 1
+    with pytest.raises(OutOfTime) as raised:
+        clock.check()
+    assert (raised.value.what, raised.value.limit, raised.value.total) == ("fourth", 25, True)
+
+
+# --- wire ---------------------------------------------------------------------------------------------
+
+
+def test_frames_carry_a_header_and_any_bytes() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        body = bytes(range(256)) * 5000
+        writer = threading.Thread(target=send_frame, args=(left, {"verb": "ü"}, body))
+        writer.start()
+        assert receive_frame(right) == ({"verb": "ü"}, body)
+        writer.join()
+        left.close()
+        assert receive_frame(right) is None
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\0\0\0\5\0\0\0\0\0\0\0\0{]{]{", b"\xff" * 12, b"\0\0\0\2\0\0", b"GET / HTTP/1.1"]
+)
+def test_what_is_no_frame_is_refused(junk: bytes) -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.sendall(junk)
+        left.close()
+        with pytest.raises(WireError):
+            receive_frame(right)
+
+
+def test_client_says_when_the_parent_hangs_up(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "socket"))
+        server.listen()
+        hang_up = threading.Thread(target=lambda: server.accept()[0].close())
+        hang_up.start()
+        with pytest.raises((WireError, ConnectionError, BrokenPipeError)):
+            MachineClient(str(tmp_path / "socket")).run(["true"])
+        hang_up.join()
+
+
+# --- sandbox ------------------------------------------------------------------------------------------
+
+
+def option_values(argv: list[str], option: str) -> list[tuple[str, str]]:
+    return [(argv[i + 1], argv[i + 2]) for i, word in enumerate(argv) if word == option]
+
+
+def test_sandbox_shows_the_project_and_the_interpreter_read_only_and_nothing_else_of_the_host() -> None:
+    sandbox = Sandbox(project="/root/site", readable=["/root/.pyenv/3.11"], hidden=["/root/site/.baker"])
+    argv = sandbox_argv(sandbox, "/tmp/run-1", "baker.configurer.child")
+    binds = option_values(argv, "--ro-bind")
+    assert ("/root/site", "/root/site") in binds
+    assert ("/root/.pyenv/3.11", "/root/.pyenv/3.11") in binds
+    assert ("/tmp/run-1/socket", "/run/baker.sock") in binds
+    sources = {source for source, _ in binds}
+    assert sources <= {
+        *("/usr", "/root/site", "/root/.pyenv/3.11"),
+        *("/tmp/run-1/socket", "/tmp/run-1/passwd", "/tmp/run-1/group"),
+    }
+    assert "--bind" not in argv
+    assert "--dev-bind" not in argv
+
+
+def test_hidden_folder_is_covered_after_the_project_is_there() -> None:
+    argv = sandbox_argv(Sandbox(project="/p", readable=[], hidden=["/p/.baker"]), "/run/x", "module")
+    cover = argv.index("/p/.baker")
+    assert argv[cover - 3 : cover + 1] == ["--perms", "0000", "--tmpfs", "/p/.baker"]
+    assert cover > argv.index("/p")
+
+
+def test_sandbox_ends_in_an_unprivileged_isolated_interpreter() -> None:
+    argv = sandbox_argv(Sandbox(project="/p", readable=[]), "/run/x", "baker.configurer.child")
+    for kind in ("pid", "net", "ipc", "uts"):
+        assert f"--unshare-{kind}" in argv
+    command = argv[argv.index("setpriv") :]
+    assert command[1:7] == [
+        *("--reuid=65534", "--regid=65534", "--clear-groups"),
+        *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
+    ]
+    assert command[-6:] == [sys.executable, "-I", "-B", "-u", "-m", "baker.configurer.child"]
+
+
+# --- whose files ----------------------------------------------------------------------------------------
+
+
+def test_project_tells_the_authors_files_from_ours() -> None:
+    project = Project("/p", ["/p/.venv", "/usr", "/p/baker"])
+    assert project.relative("/p/recipes/web/../../templates/a") == "templates/a"
+    assert project.relative("/p") == "."
+    assert project.relative("/p/.venv/lib/x.py") is None
+    assert project.relative("/p/baker/model.py") is None
+    assert project.relative("/p/bakery.py") == "bakery.py"
+    assert project.relative("/pp/x") is None
+
+
+def test_project_inside_a_virtual_environment_is_still_the_authors() -> None:
+    assert Project("/venv/src/site", ["/venv"]).relative("/venv/src/site/a.py") == "a.py"
+
+
+# --- imports --------------------------------------------------------------------------------------------
+
+
+def test_parent_side_imports_no_pyinfra_testinfra_or_jinja() -> None:
+    script = (
+        "import sys; from baker.configurer import configure, run_image_tests; "
+        "print({'pyinfra', 'pyinfra_cli', 'gevent', 'testinfra', 'pytest', 'jinja2'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_events_import_nothing_of_the_parent_side() -> None:
+    script = "import sys, baker.configurer.events; print('baker.configurer.parent' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
