@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from baker.catalog import Catalog
 from baker.manifest import ManifestDifference, compare_manifests
-from baker.model import Image, Reference
+from baker.model import Image, Reference, require_channel_name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +24,8 @@ class Promotion:
 
 
 def describe_promotion(catalog: Catalog, reference: Reference, channel: str) -> Promotion:
-    """Raises BadReference."""
+    """Raises BadReference, or UsageError for a name that no channel may have."""
+    require_channel_name(channel)
     image = catalog.resolve(reference)
     found = catalog.channel(image.recipe, channel)
     if found is None:

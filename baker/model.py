@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from baker.errors import BadReference
+from baker.errors import BadReference, UsageError
 
 RECIPE_NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 CHANNEL_NAME = re.compile(r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*\Z")
@@ -94,6 +94,19 @@ class Reference:
             return f"{self.recipe}@{self.digest}"
         tag = self.version if self.version is not None else self.channel
         return self.recipe if tag is None else f"{self.recipe}:{tag}"
+
+
+def require_channel_name(channel: str) -> None:
+    """Raises UsageError for a name that no channel may be promoted to."""
+    if channel == LATEST:
+        raise UsageError(
+            f"{LATEST} is always the newest available version: it cannot be promoted to",
+            hint="Name a channel of yours: dev, staging, prod.",
+        )
+    if not CHANNEL_NAME.match(channel):
+        raise UsageError(
+            f"{channel!r} is not the name of a channel", hint="Name it like dev, staging or prod-eu."
+        )
 
 
 # --- recipes ------------------------------------------------------------------------------------

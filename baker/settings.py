@@ -8,6 +8,7 @@ Flag > BAKER_* variable > recipe's target table > baker.toml > default. The vari
 from __future__ import annotations
 
 import os
+import pwd
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -176,7 +177,10 @@ def _find_actor(variables: Mapping[str, str]) -> str:
     for name in ("BAKER_ACTOR", "SUDO_USER", "USER"):
         if name in variables:
             return variables[name]
-    return f"uid {os.getuid()}"
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def _find_proxy(variables: Mapping[str, str]) -> dict[str, str]:

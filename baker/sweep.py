@@ -48,10 +48,9 @@ def sweep_dead_bakes(
     for provider in providers.values() if bake_id is None else ():
         for resource in provider.leftovers():
             found = BAKE_ID.search(resource.id)
-            owner = found[0] if found else ""
             is_known = (resource.provider, resource.kind, resource.id) in known
-            if not is_known and resource.id not in held and not identity.is_alive(home, owner):
-                dead.append((owner, resource))
+            if found and not is_known and resource.id not in held and not identity.is_alive(home, found[0]):
+                dead.append((found[0], resource))
     removed, failed = [], []
     for owner, resource in dead:
         try:

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, Table, event, exc, text
+from sqlalchemy.util import immutabledict
 
 from baker.catalog.schema import REVISION, REVISION_TABLE
 from baker.errors import CatalogError
@@ -51,7 +52,8 @@ class Database:
             self._read_options: Mapping[str, Any] = {}
         else:
             self._engine = _make_postgresql_engine(url, lock_seconds=lock_seconds)
-            self.description = self._engine.url.set(password=None, query={}).render_as_string()
+            address = self._engine.url._replace(drivername="postgresql", password=None, query=immutabledict())
+            self.description = address.render_as_string()
             # Several statements of one read see one state, as they do in SQLite.
             self._read_options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._read_only = read_only
@@ -233,7 +235,8 @@ def _connect_reader(path: Path, lock_seconds: float) -> sqlite3.Connection:
     """
     address = f"file:{quote(str(path))}"
     settings: dict[str, Any] = {"uri": True, "isolation_level": None, "check_same_thread": False}
-    connection = sqlite3.connect(f"{address}?mode=ro", timeout=lock_seconds, **settings)
+    locked = f"{address}?mode=ro"
+    connection: sqlite3.Connection = sqlite3.connect(locked, timeout=lock_seconds, **settings)
     try:
         connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
     except sqlite3.OperationalError as error:

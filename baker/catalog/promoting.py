@@ -11,8 +11,8 @@ from baker.catalog.database import insert_ignoring
 from baker.catalog.reading import USABLE, find_channel, list_moves
 from baker.catalog.schema import channel_moves, channels, image_builds
 from baker.catalog.writing import lock_image
-from baker.errors import CatalogError, ConflictError, UsageError
-from baker.model import CHANNEL_NAME, LATEST, ChannelMove
+from baker.errors import CatalogError, ConflictError
+from baker.model import ChannelMove, require_channel_name
 
 
 def promote(
@@ -27,7 +27,7 @@ def promote(
     expected_revision: int | None,
 ) -> ChannelMove:
     """See ``Catalog.promote``."""
-    _check_channel_name(channel)
+    require_channel_name(channel)
     _check_promotable(connection, lock_image(connection, recipe, version))
     held = find_channel(connection, recipe, channel)
     if held is not None and held[0] == version:
@@ -56,18 +56,6 @@ def promote(
     }
     connection.execute(insert(channel_moves).values(values))
     return list_moves(connection, recipe, channel)[0]
-
-
-def _check_channel_name(channel: str) -> None:
-    if channel == LATEST:
-        raise UsageError(
-            f"{LATEST} is always the newest available version: it cannot be promoted to",
-            hint="Name a channel of yours: dev, staging, prod.",
-        )
-    if not CHANNEL_NAME.match(channel):
-        raise UsageError(
-            f"{channel!r} is not the name of a channel", hint="Name it like dev, staging or prod-eu."
-        )
 
 
 def _check_promotable(connection: Connection, image: Row[Any]) -> None:

@@ -53,7 +53,9 @@ class Prose(TypeDecorator[str]):
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return None if value is None else value.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+        return (
+            None if value is None else value.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+        )
 
 
 metadata = MetaData(

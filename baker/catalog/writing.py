@@ -180,21 +180,23 @@ def _insert_artifacts(connection: Connection, build: int, added: Sequence[Artifa
 
 
 def _insert_layers(connection: Connection, build: int, stack: Sequence[Layer]) -> None:
-    wanted = select(layers.c.digest, layers.c.number).where(
-        layers.c.digest.in_([layer.digest for layer in stack])
-    )
-    known = dict(connection.execute(wanted).tuples().all())
+    known = _find_layers(connection, stack)
     missing = [layer for layer in stack if layer.digest not in known]
     rows = [{"digest": layer.digest, "content": encode_layer(layer)} for layer in missing]
     insert_ignoring(connection, layers, rows)
-    if missing:
-        known = dict(connection.execute(wanted).tuples().all())
+    known |= _find_layers(connection, missing)
     links = [
         {"build": build, "position": position, "layer": known[layer.digest]}
         for position, layer in enumerate(stack)
     ]
     if links:
         connection.execute(insert(build_layers), links)
+
+
+def _find_layers(connection: Connection, wanted: Sequence[Layer]) -> dict[str, int]:
+    digests = [layer.digest for layer in wanted]
+    found = select(layers.c.digest, layers.c.number).where(layers.c.digest.in_(digests))
+    return {row.digest: row.number for row in connection.execute(found)}
 
 
 def _insert_packages(connection: Connection, build: int, contained: Sequence[Package]) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
+import traceback
 
-import click
 import typer
 
 from baker.cli import bakes, images, machines, recipes, system
 from baker.cli.wiring import Options
 from baker.console import Console
 from baker.errors import BakerError
+
+ClickException = typer.BadParameter.__mro__[2]
+"""What wrong usage raises; typer exports it only as the ancestor of BadParameter."""
 
 app = typer.Typer(
     name="baker",
@@ -46,6 +51,14 @@ def set_options(
     context.obj = Options(project=project or None, catalog=catalog or None)
 
 
+def explain_fault(error: Exception) -> BakerError:
+    """A fault of ours: the traceback goes to a file that can be sent along."""
+    with tempfile.NamedTemporaryFile("w", prefix="baker-fault-", suffix=".txt", delete=False) as file:
+        file.write("".join(traceback.format_exception(error)))
+    what = f"a fault of baker: {type(error).__name__}: {error}"
+    return BakerError(what, hint=f"Please report it, with {file.name}")
+
+
 def main() -> None:
     """The entry point: every failure becomes a message and an exit code, never a traceback."""
     console = Console()
@@ -54,14 +67,17 @@ def main() -> None:
     except BakerError as error:
         console.error(error)
         sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         console.say("Interrupted")
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has left (`baker image ls | head`).
-        sys.stdout = None  # type: ignore[assignment]
-        sys.exit(0)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if isinstance(error, ClickException):
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        console.error(explain_fault(error))
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

@@ -35,6 +35,7 @@ from baker.configurer.events import Prepared, write_event
 from baker.configurer.failures import describe_failure
 from baker.configurer.operations import OperationReporter, RecipeState
 from baker.configurer.project import Project
+from baker.configurer.redaction import Redactor
 from baker.configurer.trace import Tracer
 from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
 
@@ -47,6 +48,7 @@ def main() -> None:
     tracer = Tracer(project, socket)
     state = RecipeState(project)
     reporter = OperationReporter(state, lambda event: client.send(write_event(event)))
+    client.send({"kind": "started"})
     try:
         require_readable(request["deploy"], project)
         apply_recipe(request, state, reporter, tracer)
@@ -79,8 +81,9 @@ def apply_recipe(
     state.cwd = str(Path.cwd())
     sys.path.append(state.cwd)
     set_up_pyinfra(state)
+    reporter.watch_callbacks()
     connector.groups[:] = request["groups"]
-    connector.secrets[:] = request["secrets"].values()
+    connector.redactor = Redactor(request["secrets"].values())
     os.environ.update(request["secrets"])
 
     tracer.start()
@@ -104,6 +107,9 @@ def apply_recipe(
     [operations] = state.ops.values()
     reporter.send(Prepared(operations=len(operations), seconds=time.monotonic() - started))
 
+    for meta in state.op_meta.values():
+        # In this greenlet: another one would hand on a copy of a traceback, without what is in its frames.
+        meta.global_arguments["_serial"] = True
     state.set_stage(StateStage.Execute)
     run_ops(state)
     state.set_stage(StateStage.Disconnect)

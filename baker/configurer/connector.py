@@ -22,13 +22,14 @@ from pyinfra.connectors.util import (
     make_unix_command_for_host,
 )
 
+from baker.configurer.redaction import Redactor
 from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
 
 groups: list[str] = []
 """The pyinfra groups that the machine is in, besides ``all`` and ``@baker``."""
 
-secrets: list[str] = []
-"""Values that must not become an argument of a process: everybody on the host can read those."""
+redactor = Redactor(())
+"""Finds what must not become an argument of a process: everybody on the host can read those."""
 
 PLAIN = {"_shell_executable", "_env", "_chdir", "_temp_dir", "_retries", "_retry_delay", "_retry_until"}
 """Arguments that leave the user as it is."""
@@ -52,7 +53,8 @@ class MachineConnector(BaseConnector):
 
     @staticmethod
     def make_names_data(name: str) -> Iterator[tuple[str, dict[str, Any], list[str]]]:
-        yield f"@baker/{name}", {}, ["@baker", *groups]
+        # Another name than the inventory's: pyinfra would put it in every group twice.
+        yield name, {}, ["@baker", *groups]
 
     def run_shell_command(
         self,
@@ -138,7 +140,7 @@ class MachineConnector(BaseConnector):
         if any(value for key, value in arguments.items() if key not in PLAIN):
             return False  # another user's shell gets it as an argument anyway
         text = f"{command.get_raw_value()} {arguments.get('_env') or ''}"
-        return any(secret in text for secret in secrets)
+        return redactor.text(text) != text
 
     def _callback_timeout(self) -> float | None:
         """The ``_timeout`` of the python.call that asks: pyinfra would only stop waiting for the command."""

@@ -73,7 +73,7 @@ def _find_place(frames: Frames, project: Project) -> tuple[str, int] | None:
         name: str | None = frame.f_code.co_filename
         if _is_template([(frame, line)]) and name in ("<template>", "<unknown>"):
             name = _find_rendered(frames)  # pyinfra gives jinja the text alone
-        if name and not name.startswith("<") and (file := project.relative(name)) is not None:
+        if name and (file := project.code_file(name)) is not None:
             return file, line
     return None
 

@@ -139,8 +139,8 @@ class _Listener:
             raise ImageTestError(f"the image tests' child sent what is no message: {error}") from error
         match event:
             case None:
-                status = item.content.get("status")
-                self.status = status if isinstance(status, int) else None
+                if isinstance(status := item.content.get("status"), int):
+                    self.status = status
                 return
             case ImageTestStarted():
                 self.current = event.name

@@ -219,6 +219,8 @@ class _Listener:
                     traced=tuple(TracedInput(kind=str(kind), path=str(path)) for kind, path in traced),
                     opaque=None if opaque is None else str(opaque),
                 )
+            case {"kind": "started"}:
+                pass
             case _:
                 raise ValueError(str(message)[:200])
 

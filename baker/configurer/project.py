@@ -26,6 +26,10 @@ class Project:
             return None
         return path.removeprefix(f"{self.root}/")
 
+    def code_file(self, name: str) -> str | None:
+        """Their file that code says it is from. (Compiled modules name files that only their makers had.)"""
+        return self.relative(name) if os.access(name, os.F_OK) else None
+
     def find_barrier(self, path: str) -> str | None:
         """The outermost file or folder on the way to a path that is there but that this user may not read."""
         place = self.root
@@ -44,16 +48,14 @@ class Project:
         if isinstance(error, SyntaxError) and error.filename and (file := self.relative(error.filename)):
             return file, error.lineno or 1
         for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
-            name = frame.f_code.co_filename
-            if not name.startswith("<") and (file := self.relative(name)) is not None:
+            if (file := self.code_file(frame.f_code.co_filename)) is not None:
                 return file, line
         return None
 
     def locate(self, frame: FrameType | None) -> tuple[str, int] | None:
         """The innermost line of theirs on a stack: file from the root, line."""
         while frame is not None:
-            name = frame.f_code.co_filename
-            if not name.startswith("<") and (file := self.relative(name)) is not None:
+            if (file := self.code_file(frame.f_code.co_filename)) is not None:
                 return file, frame.f_lineno
             frame = frame.f_back
         return None

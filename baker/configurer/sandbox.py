@@ -68,9 +68,14 @@ def require_tools() -> None:
         raise HostError("only root can make the sandbox that a recipe's code runs in", hint="Use sudo")
 
 
-def sandbox_argv(sandbox: Sandbox, runtime: str, module: str) -> list[str]:
-    """The command that runs ``python -m MODULE`` as nobody. ``runtime`` holds the socket and accounts."""
-    argv = ["bwrap", "--die-with-parent", "--new-session", "--hostname", "sandbox"]
+def sandbox_argv(sandbox: Sandbox, runtime: str, module: str, info_fd: int) -> list[str]:
+    """The command that runs ``python -m MODULE`` as nobody. ``runtime`` holds the socket and accounts.
+
+    bubblewrap tells its child's process id on ``info_fd``. That child is the first in its pid namespace: when
+    it ends all others do, and bubblewrap ends only after them.
+    """
+    argv = ["bwrap", "--die-with-parent", "--as-pid-1", "--new-session", "--hostname", "sandbox"]
+    argv += ["--info-fd", str(info_fd)]
     argv += [f"--unshare-{kind}" for kind in ("pid", "net", "ipc", "uts", "cgroup-try")]
     # Just enough to become somebody else, which ends them.
     argv += ["--cap-drop", "ALL"]
@@ -90,7 +95,9 @@ def sandbox_argv(sandbox: Sandbox, runtime: str, module: str) -> list[str]:
         argv += ["--perms", "0000", "--tmpfs", folder]
     for folder in sandbox.readable:
         argv += _bind(folder, folder)
-    argv += ["--remount-ro", "/", "--", "setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # The first process stays root: bubblewrap has given up the right to end anybody else's when it dies.
+    argv += ["--remount-ro", "/", "--", "sh", "-c", '"$@"; exit $?', "init"]
+    argv += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     argv += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
     return [*argv, sys.executable, "-I", "-B", "-u", "-m", module]
 

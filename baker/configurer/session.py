@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import queue
+import signal
 import socket
 import subprocess
 import tempfile
@@ -84,14 +85,7 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
             (Path(runtime) / name).write_text(text)
             (Path(runtime) / name).chmod(0o444)
         server = _Server(f"{runtime}/socket", session, items)
-        process = subprocess.Popen(
-            sandbox_argv(session.sandbox, runtime, module),
-            env={**ENVIRONMENT, **session.environment, SOCKET_VARIABLE: SOCKET},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is for us to act upon
-        )
+        process, child = _start(session, runtime, module)
         reader = threading.Thread(target=_read_output, args=(process, session.redactor, items), daemon=True)
         reader.start()
         try:
@@ -100,11 +94,11 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
         except (Interrupted, KeyboardInterrupt):
             raise
         except BaseException:
-            _kill(process)
+            _kill(process, child)
             server.settle(SETTLE_SECONDS)
             raise
         finally:
-            _kill(process)
+            _kill(process, child)
             reader.join()
             server.close()
             _drain(session, items)
@@ -163,9 +157,39 @@ def _read_output(
     lines.close()
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the sandbox's first process: the kernel ends all others in its pid namespace."""
-    process.kill()
+def _start(session: Session, runtime: str, module: str) -> tuple[subprocess.Popen[bytes], int | None]:
+    """Start bubblewrap; returns it and a pidfd of its child, None if it did not come to that."""
+    info, told = os.pipe()
+    with open(info) as answer:  # noqa: PTH123 - a descriptor
+        try:
+            process = subprocess.Popen(
+                sandbox_argv(session.sandbox, runtime, module, told),
+                env={**ENVIRONMENT, **session.environment, SOCKET_VARIABLE: SOCKET},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(told,),
+                start_new_session=True,  # a Ctrl-C is for us to act upon
+            )
+        finally:
+            os.close(told)
+        text = answer.read()
+    try:
+        return process, os.pidfd_open(json.loads(text)["child-pid"])
+    except (ValueError, ProcessLookupError):
+        return process, None
+
+
+def _kill(process: subprocess.Popen[bytes], child: int | None) -> None:
+    """End the sandbox's first process: the kernel ends all others there, and bubblewrap then ends itself.
+
+    The other way round nobody of ours would be left to reap them.
+    """
+    if child is not None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+    else:
+        process.kill()
     process.wait()
 
 

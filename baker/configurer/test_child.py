@@ -112,6 +112,7 @@ def main() -> None:
     reporter = Reporter(project, request["folder"], host, lambda event: client.send(write_event(event)))
     # Plugins that happen to be installed are slow to load, and no part of the recipe.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    client.send({"kind": "started"})
     os.chdir(request["workdir"])
     status = pytest.main(
         [

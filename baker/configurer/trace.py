@@ -18,6 +18,9 @@ from typing import Any
 from baker.configurer.project import Project
 
 IMPORT_SYSTEM = {"importlib", "_frozen_importlib_external", "importlib_metadata"}
+SOURCE_READERS = {"inspect", "linecache"}
+"""They look for the code of whatever is on the stack, wherever that was once compiled."""
+
 PROCESS_EVENTS = {
     "subprocess.Popen",
     "os.system",
@@ -99,6 +102,8 @@ class Tracer:
         command = arguments[1] if event == "subprocess.Popen" else arguments[0] if arguments else ""
         if isinstance(command, list | tuple):
             command = shlex.join(map(str, command))
+        if isinstance(command, bytes):
+            command = os.fsdecode(command)
         self._set_opaque(f"starts a local process: {command}" if command else "starts a local process")
 
     def _see_network(self, event: str, arguments: tuple[Any, ...]) -> None:
@@ -122,6 +127,9 @@ class Tracer:
             return _real_stat(path, *args, **kwargs)
         except OSError:
             text = _text(path)
+            callers = {sys._getframe(depth).f_globals.get("__name__") for depth in (1, 2)}
+            if callers & SOURCE_READERS:
+                text = None
             if self._active and text is not None and kwargs.get("dir_fd") is None:
                 self._note("absent", text)
             raise

@@ -93,7 +93,7 @@ def test_every_line_of_a_secret_is_redacted_but_not_its_braces() -> None:
 
 @pytest.mark.parametrize("quote", [shlex.quote, repr, json.dumps])
 def test_secret_is_redacted_however_it_is_quoted(quote: Callable[[str], str]) -> None:
-    secret = "it's\t\"me\""
+    secret = 'it\'s\t"me"'
     assert "me" not in Redactor([secret]).text(f"echo {quote(secret)}")
 
 
@@ -191,7 +191,7 @@ def option_values(argv: list[str], option: str) -> list[tuple[str, str]]:
 
 def test_sandbox_shows_the_project_and_the_interpreter_read_only_and_nothing_else_of_the_host() -> None:
     sandbox = Sandbox(project="/root/site", readable=["/root/.pyenv/3.11"], hidden=["/root/site/.baker"])
-    argv = sandbox_argv(sandbox, "/tmp/run-1", "baker.configurer.child")
+    argv = sandbox_argv(sandbox, "/tmp/run-1", "baker.configurer.child", 9)
     binds = option_values(argv, "--ro-bind")
     assert ("/root/site", "/root/site") in binds
     assert ("/root/.pyenv/3.11", "/root/.pyenv/3.11") in binds
@@ -206,14 +206,14 @@ def test_sandbox_shows_the_project_and_the_interpreter_read_only_and_nothing_els
 
 
 def test_hidden_folder_is_covered_after_the_project_is_there() -> None:
-    argv = sandbox_argv(Sandbox(project="/p", readable=[], hidden=["/p/.baker"]), "/run/x", "module")
+    argv = sandbox_argv(Sandbox(project="/p", readable=[], hidden=["/p/.baker"]), "/run/x", "module", 9)
     cover = argv.index("/p/.baker")
     assert argv[cover - 3 : cover + 1] == ["--perms", "0000", "--tmpfs", "/p/.baker"]
     assert cover > argv.index("/p")
 
 
 def test_sandbox_ends_in_an_unprivileged_isolated_interpreter() -> None:
-    argv = sandbox_argv(Sandbox(project="/p", readable=[]), "/run/x", "baker.configurer.child")
+    argv = sandbox_argv(Sandbox(project="/p", readable=[]), "/run/x", "baker.configurer.child", 9)
     for kind in ("pid", "net", "ipc", "uts"):
         assert f"--unshare-{kind}" in argv
     command = argv[argv.index("setpriv") :]

@@ -56,13 +56,14 @@ QUIET_UNITS = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MachineSpec:
-    """How to start a machine.
+    """How to start a machine. ``cgroup`` names a control group that nothing else on this host is in.
 
     ``binds`` are (name, host folder, path in the machine): read through, written aside. ``quiet`` keeps
     ``QUIET_UNITS`` from running. A ``detached`` machine outlives this process.
     """
 
     name: str
+    cgroup: str
     folder: Path
     layers: tuple[Path, ...]
     hostname: str
@@ -146,16 +147,12 @@ class LocalMachine:
                 start_new_session=True,
             )
 
-    @property
-    def _cgroup_name(self) -> str:
-        return f"baker-{self.name}"
-
     def _in_own_cgroup(self, argv: Sequence[str]) -> list[str]:
         """Two machines in one cgroup would share nspawn's ``payload`` group and wait for one another."""
         if booted_with_systemd():
-            scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={self._cgroup_name}"]
+            scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={self.spec.cgroup}"]
             return [*scope, "--property=Delegate=yes", "--", *argv]
-        folders = [root / self._cgroup_name for root in self._cgroups.all]
+        folders = [root / self.spec.cgroup for root in self._cgroups.all]
         for folder in folders:
             folder.mkdir(exist_ok=True)
         return [*enter_cgroups(folders), *argv]
@@ -358,7 +355,7 @@ class LocalMachine:
         """End the holder, and with it everything: SIGKILL, since unshare blocks the gentle signals."""
         if self._holder is None:
             return
-        folders = [root / self._cgroup_name for root in self._cgroups.all]
+        folders = [root / self.spec.cgroup for root in self._cgroups.all]
         if booted_with_systemd():
             folders = cgroup_of(self._holder_inside or self._holder.pid, self._cgroups)
         self._holder.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -92,6 +93,7 @@ class LocalProvider:
         proxies = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
         spec = MachineSpec(
             name=bake_id,
+            cgroup=self._cgroup_of(bake_id),
             folder=self.store.machines / bake_id,
             layers=self._verified_layers(chain),
             hostname=recipe.name,
@@ -104,6 +106,10 @@ class LocalProvider:
             detached=self.detached,
         )
         return self._start(spec, teardown)
+
+    def _cgroup_of(self, machine: str) -> str:
+        """Names the store too: the machines of another one on this host are none of our business."""
+        return f"baker-{hashlib.sha256(str(self.store.folder).encode()).hexdigest()[:8]}-{machine}"
 
     def _chain(self, source: ResolvedSource, teardown: Teardown) -> dict[str, Any]:
         """What a machine is made of: ``layers`` (lowest first), ``packages``, ``epoch``, ``bootstrap``."""
@@ -176,6 +182,7 @@ class LocalProvider:
     def start(self, name: str, hostname: str, artifact: Artifact, teardown: Teardown) -> Machine:
         spec = MachineSpec(
             name=name,
+            cgroup=self._cgroup_of(name),
             folder=self.store.machines / name,
             layers=self._verified_layers(self.store.read_artifact(artifact.id)),
             hostname=hostname,
@@ -208,16 +215,17 @@ class LocalProvider:
             for path in (self.store.machines.iterdir() if self.store.machines.exists() else ())
         ]
         for root in find_cgroup_roots().all:
+            prefix = self._cgroup_of("")
             found += [
-                Resource(provider="local", kind="machine", id=path.name.removeprefix("baker-"))
-                for path in root.glob("baker-*")
+                Resource(provider="local", kind="machine", id=path.name.removeprefix(prefix))
+                for path in root.glob(f"{prefix}*")
             ]
         return list({resource.id: resource for resource in found}.values())
 
     def remove(self, resource: Resource) -> None:
         if resource.kind == "machine":
             for root in find_cgroup_roots().all:
-                remove_cgroup(root / f"baker-{resource.id}")
+                remove_cgroup(root / self._cgroup_of(resource.id))
             remove_folder(self.store.machines / resource.id)
         elif resource.kind == "capture":
             self.store.delete_captures(resource.id)
