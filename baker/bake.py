@@ -1,196 +1,30 @@
-"""The pipeline: resolve, launch, configure, seal, capture, verify, register, distribute; then teardown, always.
+"""The pipeline: resolve, launch, configure, seal, capture, verify, register, distribute; teardown, always.
 
-``run_pipeline`` reads top-down as the specification of one bake; ``execute_plan`` runs a plan of them.
+``run_pipeline`` reads top-down as the specification of one bake.
 """
 
 from __future__ import annotations
 
 import subprocess
-import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from baker import identity
 from baker.catalog import Catalog
 from baker.configurer import Configured, ConfigureRequest, configure, run_image_tests
 from baker.errors import BakerError, Interrupted, UsageError
 from baker.fingerprint import fingerprint, traced_inputs
-from baker.interrupt import Interruption
-from baker.knowledge import ProjectKnowledge, tool_versions
+from baker.kitchen import Bake, Kitchen
+from baker.knowledge import tool_versions
 from baker.log import BakeLog
 from baker.manifest import ManifestDifference, compare_manifests, fold_layers, manifest_digest
 from baker.model import BakeResult, Build, Image, Manifest, Outcome, Provenance, Recipe, Reference, Stage
-from baker.plan import Action, PlanEntry, make_plan
-from baker.progress import BakeEnded, BakeStarted, Progress, RecipeEvent, StageEnded, StageStarted
-from baker.providers.protocol import Captured, Machine, Provider, ResolvedSource
-from baker.settings import Settings
-from baker.sweep import sweep_dead_bakes
+from baker.plan import PlanEntry
+from baker.progress import BakeEnded, BakeStarted
+from baker.providers.protocol import Captured, Machine, ResolvedSource
 from baker.teardown import Teardown
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kitchen:
-    """What bakes are run with. ``environ`` holds the variables that recipes may ask for, secrets among them."""
-
-    catalog: Catalog
-    providers: Mapping[str, Provider]
-    settings: Settings
-    environ: Mapping[str, str]
-    show: Callable[[Progress], None]
-    interruption: Interruption
-    keep_failed: bool = False
-
-    @property
-    def knowledge(self) -> ProjectKnowledge:
-        return ProjectKnowledge(
-            catalog=self.catalog, providers=self.providers, settings=self.settings, environ=self.environ
-        )
-
-
-# --- a plan -----------------------------------------------------------------------------------------
-
-
-def plan_bakes(
-    recipes: Mapping[str, Recipe], kitchen: Kitchen, *, selected: Sequence[str] | None, force: bool = False
-) -> tuple[PlanEntry, ...]:
-    """What would be baked, and why. Starts nothing."""
-    archs = {name: (provider.arch,) for name, provider in kitchen.providers.items()}
-    return make_plan(recipes, kitchen.knowledge, archs=archs, selected=selected, force=force)
-
-
-def execute_plan(
-    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], kitchen: Kitchen
-) -> list[BakeResult]:
-    """Do what the plan says, parents first. One failing bake blocks only what is built upon it.
-
-    Raises Interrupted after the bake that was broken off is cleaned up and reported.
-    """
-    if any(entry.action is Action.BAKE for entry in plan):
-        sweep_dead_bakes(kitchen.catalog, kitchen.providers, kitchen.settings.home)
-    results: list[BakeResult] = []
-    for entry in plan:
-        recipe = recipes[entry.recipe]
-        failed = {(result.recipe, result.target) for result in results if result.outcome in FAILURES}
-        source = recipe.targets[entry.target].source
-        if isinstance(source, Reference) and (source.recipe, entry.target) in failed:
-            results.append(report_blocked(entry, f"its parent {source.recipe} was not baked", kitchen))
-            continue
-        if any(reason.kind == "parent-will-be-baked" for reason in entry.reasons):
-            entry = replan(recipes, entry, kitchen)
-        if entry.action is Action.BLOCKED:
-            results.append(report_blocked(entry, describe_reasons(entry), kitchen))
-        elif entry.action is Action.SKIP:
-            results.append(report_unchanged(entry, kitchen))
-        else:
-            carried = [other.build.id for other in plan if is_carried_with(other, entry) and other.build]
-            results.append(bake(recipe, entry, carried, kitchen))
-        kitchen.interruption.check()
-    return results
-
-
-FAILURES = (Outcome.FAILED, Outcome.BLOCKED)
-
-
-def is_carried_with(other: PlanEntry, entry: PlanEntry) -> bool:
-    """Whether ``other`` is the same recipe on another target whose build goes on into the next version."""
-    return other.recipe == entry.recipe and other.target != entry.target and other.action is Action.SKIP
-
-
-def replan(recipes: Mapping[str, Recipe], entry: PlanEntry, kitchen: Kitchen) -> PlanEntry:
-    """Decide again, now that the parent is there: its bake may have come out the same as before."""
-    forced = any(reason.kind == "forced" for reason in entry.reasons)
-    plan = plan_bakes(recipes, kitchen, selected=[entry.recipe], force=forced)
-    return next(found for found in plan if (found.recipe, found.target) == (entry.recipe, entry.target))
-
-
-def describe_reasons(entry: PlanEntry) -> str:
-    return "; ".join(reason.detail for reason in entry.reasons)
-
-
-def report_blocked(entry: PlanEntry, reason: str, kitchen: Kitchen) -> BakeResult:
-    return _report(entry, Outcome.BLOCKED, None, reason, kitchen)
-
-
-def report_unchanged(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
-    image = kitchen.catalog.resolve(Reference(recipe=entry.recipe))
-    return _report(entry, Outcome.UNCHANGED, image.reference, describe_reasons(entry), kitchen)
-
-
-def _report(
-    entry: PlanEntry, outcome: Outcome, image: str | None, reason: str, kitchen: Kitchen
-) -> BakeResult:
-    result = BakeResult(
-        bake=None,
-        recipe=entry.recipe,
-        target=entry.target,
-        arch=entry.arch,
-        outcome=outcome,
-        image=image,
-        reason=reason,
-        seconds=0.0,
-    )
-    kitchen.show(BakeEnded(result=result))
-    return result
-
-
-# --- one bake ---------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True, slots=True)
-class Bake:
-    """A running bake: says in the catalog, the log and on the screen which stage it is in."""
-
-    id: str
-    recipe: Recipe
-    entry: PlanEntry
-    kitchen: Kitchen
-    log: BakeLog
-    teardown: Teardown
-    started: datetime
-    seconds: dict[str, float] = field(default_factory=dict)
-    changed: int = 0
-    unchanged: int = 0
-
-    @property
-    def provider(self) -> Provider:
-        return self.kitchen.providers[self.entry.target]
-
-    @contextmanager
-    def stage(self, stage: Stage) -> Iterator[list[str]]:
-        """Time a stage. What is appended to the yielded list is shown as what it came to."""
-        detail: list[str] = []
-        started = time.monotonic()
-        self.log.write(f"== {stage}")
-        self.kitchen.catalog.begin_stage(self.id, stage)
-        self.kitchen.show(StageStarted(bake=self.id, recipe=self.recipe.name, stage=stage))
-        failed = True
-        try:
-            yield detail
-            failed = False
-        finally:
-            seconds = time.monotonic() - started
-            self.seconds[stage] = round(seconds, 3)
-            outcome = "failed" if failed else "done"
-            self.log.write(f"== {stage} {outcome} after {seconds:.2f} s {'; '.join(detail)}")
-            with self.kitchen.interruption.shielded():
-                self.kitchen.catalog.end_stage(self.id, stage, outcome, seconds)
-            self.kitchen.show(
-                StageEnded(
-                    bake=self.id,
-                    recipe=self.recipe.name,
-                    stage=stage,
-                    seconds=seconds,
-                    failed=failed,
-                    detail="; ".join(detail),
-                )
-            )
-
-    def show_event(self, event: Any) -> None:
-        self.kitchen.show(RecipeEvent(bake=self.id, recipe=self.recipe.name, event=event))
 
 
 def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
@@ -427,6 +261,10 @@ def distribute(bake: Bake, image: Image, build: Build) -> Image:
     labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id}
     artifacts = bake.provider.distribute(build, labels)
     return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})
+
+
+def describe_reasons(entry: PlanEntry) -> str:
+    return "; ".join(reason.detail for reason in entry.reasons)
 
 
 # --- the end of a bake --------------------------------------------------------------------------------

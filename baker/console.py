@@ -28,7 +28,7 @@ STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
 
 class Console:
-    """Prints for a person, or JSON for a program (``as_json``); never a colour or a moving line without a terminal."""
+    """Prints for a person, or JSON for a program. No colour and no moving line without a terminal."""
 
     def __init__(
         self,

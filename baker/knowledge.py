@@ -1,4 +1,4 @@
-"""What planning knows: the catalog's builds, what is really at the providers, and the project as it is now."""
+"""What planning knows: the catalog's builds, what really is at the providers, the project as it is now."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ class RecipeEvent:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BakeEnded:
-    """``image`` and ``build`` are set on a success, ``previous`` and ``difference`` where there was a version before."""
+    """``image`` and ``build`` are set on success; ``previous`` and ``difference`` if there was one before."""
 
     result: BakeResult
     image: Image | None = None

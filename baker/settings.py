@@ -93,7 +93,7 @@ def find_project(start: Path, explicit: Path | None = None) -> Path:
         )
     start = start.resolve()
     for folder in (start, *start.parents):
-        if (folder / PROJECT_FILE).is_file():
+        if os.path.isfile(folder / PROJECT_FILE):  # noqa: PTH113 (Path.is_file raises where it may not look)
             return folder
     raise UsageError(
         f"no {PROJECT_FILE} in {start} or in any folder above it",

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from baker.providers.local.host import find_cgroup_roots, missing_tools
+from baker.providers.local.cgroups import find_cgroup_roots
+from baker.providers.local.host import missing_tools
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +35,9 @@ def list_traces() -> set[str]:
     """Everything that a machine could leave on this host."""
     mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     loops = set(
-        subprocess.run(["losetup", "--noheadings", "--output", "NAME,BACK-FILE"], capture_output=True, text=True)
+        subprocess.run(
+            ["losetup", "--noheadings", "--output", "NAME,BACK-FILE"], capture_output=True, text=True
+        )
         .stdout.strip()
         .splitlines()
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import threading
 import time
@@ -27,12 +29,18 @@ Launch = Callable[[], Machine]
 def no_sandbox_left_behind() -> Iterator[None]:
     """The test leaves no sandbox of this process running or unreaped."""
     yield
-    children = [
-        Path("/proc", child, "comm").read_text().strip()
-        for thread in Path("/proc/self/task").iterdir()
-        for child in (thread / "children").read_text().split()
-    ]
-    assert "bwrap" not in children
+    assert find_children(os.getpid(), "bwrap") == []
+
+
+def find_children(parent: int, name: str = "") -> list[int]:
+    """Processes that ``parent`` started, zombies too; all, or those with a name."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            command, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            if int(rest.split()[1]) == parent and name in ("", command):
+                found.append(int(path.parent.name))
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, select, tuple_, update
+from sqlalchemy import Connection, Row, exists, insert, select, update
 
 from baker.catalog.database import insert_ignoring, insert_or_update
 from baker.catalog.reading import find_build_number
@@ -34,6 +34,8 @@ from baker.model import (
 
 CHUNK = 1000
 """Rows of packages that are looked up in one statement; SQLite takes 32,766 values."""
+
+PACKAGE_COLUMNS = ("name", "version", "arch", "type", "source", "source_version")
 
 WITHDRAWN = (ImageStatus.REVOKED, ImageStatus.DELETED)
 
@@ -214,24 +216,17 @@ def _insert_packages(connection: Connection, build: int, contained: Sequence[Pac
 
 
 def _find_packages(connection: Connection, wanted: Sequence[Package]) -> dict[Package, int]:
-    names = ("name", "version", "arch", "type", "source", "source_version")
-    keys = [tuple(getattr(package, name) for name in names) for package in wanted]
-    found = select(packages).where(tuple_(*(packages.c[name] for name in names)).in_(keys))
-    return {
-        Package(**{name: getattr(row, name) for name in names}): row.number
-        for row in connection.execute(found)
-    }
+    # By two columns, and some more than wanted: SQLite looks a list of whole rows up by reading the table.
+    found = select(packages).where(
+        packages.c.name.in_([package.name for package in wanted]),
+        packages.c.version.in_([package.version for package in wanted]),
+    )
+    rows = connection.execute(found)
+    return {Package(**{name: getattr(row, name) for name in PACKAGE_COLUMNS}): row.number for row in rows}
 
 
-def _package_values(package: Package) -> dict[str, Any]:
-    return {
-        "name": package.name,
-        "version": package.version,
-        "arch": package.arch,
-        "type": package.type,
-        "source": package.source,
-        "source_version": package.source_version,
-    }
+def _package_values(package: Package) -> dict[str, str]:
+    return {name: getattr(package, name) for name in PACKAGE_COLUMNS}
 
 
 # --- the life of an image -------------------------------------------------------------------------

@@ -57,8 +57,9 @@ def bake(
     as_json: Json = False,
 ) -> int:
     """Bake what is not up to date: all recipes, or those named."""
-    from baker.bake import Kitchen, execute_plan, plan_bakes
+    from baker.execution import execute_plan, plan_bakes
     from baker.interrupt import Interruption
+    from baker.kitchen import Kitchen
 
     if on_error not in ("teardown", "keep"):
         raise UsageError(f"--on-error takes teardown or keep, not {on_error!r}")
@@ -97,8 +98,9 @@ def plan(
     as_json: Json = False,
 ) -> int:
     """Say what `bake` would do, and why. Starts nothing."""
-    from baker.bake import Kitchen, plan_bakes
+    from baker.execution import plan_bakes
     from baker.interrupt import Interruption
+    from baker.kitchen import Kitchen
 
     options: Options = context.obj
     console = Console(as_json=as_json)
@@ -145,15 +147,19 @@ def logs(
     bake_id: Annotated[str, typer.Argument(metavar="BAKE", help="Its id, or the beginning of it.")],
 ) -> int:
     """Print the complete log of a bake."""
+    from baker.identity import host_name
+
     options: Options = context.obj
+    console = Console()
     with open_catalog(options.settings(), read_only=True) as catalog:
         record = catalog.bake(bake_id)
     path = Path(record.log_path)
     try:
-        with path.open(encoding="utf-8") as file:
-            for line in file:
-                Console().result(line.rstrip("\n"))
+        file = path.open(encoding="utf-8")
     except OSError as error:
-        where = "" if record.host == os.uname().nodename else f" (the bake ran on {record.host})"
+        where = "" if record.host == host_name() else f" (the bake ran on {record.host})"
         raise CatalogError(f"the log {path} cannot be read{where}: {error.strerror}") from error
+    with file:
+        for line in file:
+            console.result(line.rstrip("\n"))
     return 0

@@ -20,7 +20,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def doctor(context: typer.Context, as_json: Json = False) -> int:
-    """Check what baking needs of this host, and say what brings what is missing. Exit code 1 if anything is."""
+    """Check what baking needs of this host; say what brings what is missing (then the exit code is 1)."""
     from baker.providers.local.doctor import examine_host
 
     options: Options = context.obj

@@ -37,15 +37,14 @@ from baker.configurer.operations import OperationReporter, RecipeState
 from baker.configurer.project import Project
 from baker.configurer.redaction import Redactor
 from baker.configurer.trace import Tracer
-from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
+from baker.configurer.wire import MachineClient
 
 
 def main() -> None:
     request = json.load(sys.stdin)
-    socket = os.environ[SOCKET_VARIABLE]
-    client = MachineClient(socket)
+    client = MachineClient()
     project = Project(request["project"], [sys.prefix, sys.base_prefix, str(Path(baker.__file__).parent)])
-    tracer = Tracer(project, socket)
+    tracer = Tracer(project)
     state = RecipeState(project)
     reporter = OperationReporter(state, lambda event: client.send(write_event(event)))
     client.send({"kind": "started"})

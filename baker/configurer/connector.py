@@ -6,7 +6,6 @@ the machine, so that an absolute symbolic link stays inside and ``_sudo_user`` o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
@@ -23,7 +22,7 @@ from pyinfra.connectors.util import (
 )
 
 from baker.configurer.redaction import Redactor
-from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
+from baker.configurer.wire import MachineClient
 
 groups: list[str] = []
 """The pyinfra groups that the machine is in, besides ``all`` and ``@baker``."""
@@ -129,7 +128,7 @@ class MachineConnector(BaseConnector):
             argv = ["sh", "-c", unix_command.get_raw_value()]
         timeout = control.get("_timeout") or self._callback_timeout()
         try:
-            client = MachineClient(os.environ[SOCKET_VARIABLE])
+            client = MachineClient()
             reply = client.run(argv, stdin=stdin, timeout=timeout, show=str(command) if show else None)
         except TimeoutError:
             self.last = LastCommand(command=str(command), exit_status=None, output=CommandOutput([]))

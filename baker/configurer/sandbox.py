@@ -18,7 +18,6 @@ import baker
 from baker.errors import HostError
 
 NOBODY = 65534
-SOCKET = "/run/baker.sock"
 ACCOUNTS: Mapping[str, str] = {
     "passwd": f"root:x:0:0:root:/root:/bin/sh\nnobody:x:{NOBODY}:{NOBODY}:nobody:/tmp:/usr/sbin/nologin\n",
     "group": f"root:x:0:\nnogroup:x:{NOBODY}:\n",
@@ -68,8 +67,8 @@ def require_tools() -> None:
         raise HostError("only root can make the sandbox that a recipe's code runs in", hint="Use sudo")
 
 
-def sandbox_argv(sandbox: Sandbox, runtime: str, module: str, info_fd: int) -> list[str]:
-    """The command that runs ``python -m MODULE`` as nobody. ``runtime`` holds the socket and accounts.
+def sandbox_argv(sandbox: Sandbox, module: str, *, info_fd: int, account_fds: Mapping[str, int]) -> list[str]:
+    """The command that runs ``python -m MODULE`` as nobody. From ``account_fds`` it reads ACCOUNTS.
 
     bubblewrap tells its child's process id on ``info_fd``. That child is the first in its pid namespace: when
     it ends all others do, and bubblewrap ends only after them.
@@ -85,16 +84,16 @@ def sandbox_argv(sandbox: Sandbox, runtime: str, module: str, info_fd: int) -> l
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         argv += _like_host(f"/{name}")
     argv += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
-    argv += _bind(f"{runtime}/socket", SOCKET)
-    for name in ACCOUNTS:
-        argv += _bind(f"{runtime}/{name}", f"/etc/{name}")
+    argv += _make_parents("/etc/passwd")
+    for name, descriptor in account_fds.items():
+        argv += ["--perms", "0444", "--ro-bind-data", str(descriptor), f"/etc/{name}"]
     for path in HOST_FILES:
         argv += ["--ro-bind-try", path, path]
-    argv += _bind(sandbox.project, sandbox.project)
+    argv += _bind(sandbox.project)
     for folder in sandbox.hidden:
         argv += ["--perms", "0000", "--tmpfs", folder]
     for folder in sandbox.readable:
-        argv += _bind(folder, folder)
+        argv += _bind(folder)
     # The first process stays root: bubblewrap has given up the right to end anybody else's when it dies.
     argv += ["--remount-ro", "/", "--", "sh", "-c", '"$@"; exit $?', "init"]
     argv += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
@@ -109,8 +108,11 @@ def _like_host(path: str) -> list[str]:
     return ["--ro-bind-try", path, path]
 
 
-def _bind(source: str, path: str) -> Iterator[str]:
-    # bubblewrap makes the folders above a bind for root alone.
+def _bind(path: str) -> list[str]:
+    return [*_make_parents(path), "--ro-bind", path, path]
+
+
+def _make_parents(path: str) -> Iterator[str]:
+    # bubblewrap would make the folders above a bind for root alone.
     for parent in reversed(PurePath(path).parents[:-1]):
         yield from ("--perms", "0755", "--dir", str(parent))
-    yield from ("--ro-bind", source, path)

@@ -9,11 +9,9 @@ import queue
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from baker.configurer.clock import Clock
@@ -21,8 +19,6 @@ from baker.configurer.redaction import LineFeed, Redactor
 from baker.configurer.sandbox import (
     ACCOUNTS,
     ENVIRONMENT,
-    NOBODY,
-    SOCKET,
     Sandbox,
     require_tools,
     sandbox_argv,
@@ -54,7 +50,8 @@ class Line:
     own: bool = False
 
 
-Item = Message | Line | BaseException
+Items = queue.SimpleQueue[Message | Line | BaseException | None]
+"""What the threads of a session tell the one that runs it, in order. None: the child's output has ended."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,18 +76,16 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
     ConfigureError, and what ``on_item`` raises.
     """
     require_tools()
-    items: queue.SimpleQueue[Item] = queue.SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="baker-child-") as runtime:
-        for name, text in ACCOUNTS.items():
-            (Path(runtime) / name).write_text(text)
-            (Path(runtime) / name).chmod(0o444)
-        server = _Server(f"{runtime}/socket", session, items)
-        process, child = _start(session, runtime, module)
-        reader = threading.Thread(target=_read_output, args=(process, session.redactor, items), daemon=True)
+    items: Items = queue.SimpleQueue()
+    ours, theirs = socket.socketpair()
+    with contextlib.closing(_Server(ours, session, items)) as server:
+        with theirs:
+            process, child = _start(session, module, theirs.fileno())
+        reader = threading.Thread(target=_read_output, args=(process, session.redactor, items))
         reader.start()
         try:
             _write_request(process, request)
-            exit_status = _follow(session, process, server, items)
+            return _follow(session, process, server, items)
         except (Interrupted, KeyboardInterrupt):
             raise
         except BaseException:
@@ -100,28 +95,29 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
         finally:
             _kill(process, child)
             reader.join()
-            server.close()
             _drain(session, items)
-    return exit_status
+            if child is not None:
+                os.close(child)
 
 
-def _follow(
-    session: Session, process: subprocess.Popen[bytes], server: _Server, items: queue.SimpleQueue[Item]
-) -> int:
+def _follow(session: Session, process: subprocess.Popen[bytes], server: _Server, items: Items) -> int:
     """Hand on what happens until the child is gone and nothing of it runs in the machine."""
     while True:
         if session.cancel.is_set():
             raise Interrupted("interrupted")
         session.clock.check()
-        with contextlib.suppress(queue.Empty):
-            _hand_on(session, items.get(timeout=min(TICK_SECONDS, session.clock.remaining())))
-            continue
+        tick = min(TICK_SECONDS, session.clock.remaining())
+        with contextlib.suppress(queue.Empty, subprocess.TimeoutExpired):
+            if (item := items.get(timeout=tick)) is not None:
+                _hand_on(session, item)
+                continue
+            process.wait(tick)
         exit_status = process.poll()
         if exit_status is not None and server.settle(0) and items.empty():
             return exit_status
 
 
-def _hand_on(session: Session, item: Item) -> None:
+def _hand_on(session: Session, item: Message | Line | BaseException) -> None:
     if isinstance(item, BaseException):
         raise item
     try:
@@ -131,7 +127,7 @@ def _hand_on(session: Session, item: Item) -> None:
             item.done.set()
 
 
-def _drain(session: Session, items: queue.SimpleQueue[Item]) -> None:
+def _drain(session: Session, items: Items) -> None:
     """The log is complete even if the child was ended; nothing else matters any more."""
     with contextlib.suppress(queue.Empty):
         while True:
@@ -146,33 +142,37 @@ def _write_request(process: subprocess.Popen[bytes], request: Mapping[str, Any])
         process.stdin.write(json.dumps(request).encode())
 
 
-def _read_output(
-    process: subprocess.Popen[bytes], redactor: Redactor, items: queue.SimpleQueue[Item]
-) -> None:
+def _read_output(process: subprocess.Popen[bytes], redactor: Redactor, items: Items) -> None:
     assert process.stdout is not None
     lines = LineFeed(redactor, lambda text: items.put(Line(text=text, own=True)))
     with process.stdout:
         while chunk := process.stdout.read1(65536):  # type: ignore[attr-defined]
             lines.feed(chunk)
     lines.close()
+    items.put(None)
 
 
-def _start(session: Session, runtime: str, module: str) -> tuple[subprocess.Popen[bytes], int | None]:
+def _start(session: Session, module: str, socket_fd: int) -> tuple[subprocess.Popen[bytes], int | None]:
     """Start bubblewrap; returns it and a pidfd of its child, None if it did not come to that."""
     info, told = os.pipe()
-    with open(info) as answer:  # noqa: PTH123 - a descriptor
-        try:
-            process = subprocess.Popen(
-                sandbox_argv(session.sandbox, runtime, module, told),
-                env={**ENVIRONMENT, **session.environment, SOCKET_VARIABLE: SOCKET},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                pass_fds=(told,),
-                start_new_session=True,  # a Ctrl-C is for us to act upon
-            )
-        finally:
-            os.close(told)
+    with contextlib.ExitStack() as only_theirs, open(info) as answer:  # noqa: PTH123 - a descriptor
+        only_theirs.callback(os.close, told)
+        accounts = {}
+        for name, text in ACCOUNTS.items():
+            accounts[name] = os.memfd_create(name)
+            only_theirs.callback(os.close, accounts[name])
+            os.write(accounts[name], text.encode())
+            os.lseek(accounts[name], 0, os.SEEK_SET)
+        process = subprocess.Popen(
+            sandbox_argv(session.sandbox, module, info_fd=told, account_fds=accounts),
+            env={**ENVIRONMENT, **session.environment, SOCKET_VARIABLE: str(socket_fd)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(socket_fd, told, *accounts.values()),
+            start_new_session=True,  # a Ctrl-C is for us to act upon
+        )
+        only_theirs.close()
         text = answer.read()
     try:
         return process, os.pidfd_open(json.loads(text)["child-pid"])
@@ -194,19 +194,14 @@ def _kill(process: subprocess.Popen[bytes], child: int | None) -> None:
 
 
 class _Server:
-    """Serves the socket: a thread accepts, each connection has one of its own."""
+    """Serves the child: a thread takes the connections that it hands over, each has one of its own."""
 
-    def __init__(self, path: str, session: Session, items: queue.SimpleQueue[Item]) -> None:
+    def __init__(self, parent_end: socket.socket, session: Session, items: Items) -> None:
         self._session = session
         self._items = items
         self._running = 0
         self._idle = threading.Condition()
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(path)
-        # The folder above is root's alone; inside the sandbox the socket is all there is of it.
-        Path(path).chmod(0o600)
-        os.chown(path, NOBODY, NOBODY)
-        self._socket.listen(64)
+        self._socket = parent_end
         threading.Thread(target=self._accept, daemon=True).start()
 
     def settle(self, seconds: float) -> bool:
@@ -222,10 +217,19 @@ class _Server:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
-                connection, _ = self._socket.accept()
-                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+                data, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
+                if not data:
+                    return
+                for descriptor in descriptors:
+                    threading.Thread(target=self._serve, args=(descriptor,), daemon=True).start()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _serve(self, descriptor: int) -> None:
+        try:
+            connection = socket.socket(fileno=descriptor)
+            connection.setblocking(True)  # gevent switched that off, at both ends
+        except OSError:  # it handed over something else
+            os.close(descriptor)
+            return
         # The child may break off at any time (it was killed, a greenlet of it timed out).
         with connection, contextlib.suppress(OSError, WireError):
             while (frame := receive_frame(connection)) is not None:

@@ -19,7 +19,7 @@ import pytest
 import baker
 from baker.configurer.events import Event, ImageTestEnded, ImageTestStarted, write_event
 from baker.configurer.project import Project
-from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
+from baker.configurer.wire import MachineClient
 
 MESSAGE_LINES = 6
 
@@ -106,7 +106,7 @@ def _say(error: BaseException) -> str:
 
 def main() -> None:
     request = json.load(sys.stdin)
-    client = MachineClient(os.environ[SOCKET_VARIABLE])
+    client = MachineClient()
     project = Project(request["project"], [sys.prefix, sys.base_prefix, str(Path(baker.__file__).parent)])
     host = f"machine://{request['name']}"
     reporter = Reporter(project, request["folder"], host, lambda event: client.send(write_event(event)))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from testinfra.backend.base import BaseBackend, CommandResult
 
-from baker.configurer.wire import SOCKET_VARIABLE, MachineClient
+from baker.configurer.wire import MachineClient
 
 
 class MachineBackend(BaseBackend):  # type: ignore[misc]
@@ -17,7 +16,7 @@ class MachineBackend(BaseBackend):  # type: ignore[misc]
 
     def run(self, command: str, *args: str, **_kwargs: Any) -> CommandResult:
         command = self.get_command(command, *args)
-        client = MachineClient(os.environ[SOCKET_VARIABLE])
+        client = MachineClient()
         reply = client.run(["sh", "-c", command], show=command)
         return self.result(reply.exit_status, self.encode(command), reply.stdout, reply.stderr)
 

@@ -46,11 +46,10 @@ _real_stat = os.stat
 class Tracer:
     """Collects from ``start`` to ``stop``. Hooks cannot be taken out again: one per process."""
 
-    def __init__(self, project: Project, socket: str) -> None:
+    def __init__(self, project: Project) -> None:
         self.seen: set[tuple[str, str]] = set()
         self.opaque: str | None = None
         self._project = project
-        self._socket = socket
         self._active = False
         self._handlers: dict[str, Callable[[str, tuple[Any, ...]], None]] = {
             "open": self._see_open,
@@ -108,7 +107,7 @@ class Tracer:
 
     def _see_network(self, event: str, arguments: tuple[Any, ...]) -> None:
         address = arguments[NETWORK_EVENTS[event]]
-        if address != self._socket:
+        if address is not None:  # else it was connected before
             self._set_opaque(f"uses the network: {address}")
 
     def _set_opaque(self, what: str) -> None:

@@ -1,7 +1,9 @@
 """The one socket between a sandboxed child and the parent that may enter the machine.
 
-A frame is two lengths, a JSON header and bytes. The child sends a request and waits for the reply; several
-connections may be open at once (pyinfra runs greenlets), each for one request after the other:
+The child inherits one end of a socket pair, so that nothing of it lies in a file system. For each request
+it makes a pair of its own, sends the parent one end and keeps the other: several may be under way at once
+(pyinfra runs greenlets), and one that is broken off disturbs no other. A frame is two lengths, a JSON header
+and bytes:
 
 ``run``    {"verb", "argv", "stdin": bool, "timeout": seconds or null, "show": text or null} + stdin's bytes
            -> {"exit_status", "stdout": length} + stdout and stderr,
@@ -15,6 +17,7 @@ view of links, another user, a time limit.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -22,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SOCKET_VARIABLE = "BAKER_SOCKET"
-"""Where the child finds the socket's path."""
+"""Where the child finds the number of the descriptor that it inherits."""
 
 MAX_HEADER = 16 << 20
 MAX_BODY = 4 << 30
@@ -79,10 +82,10 @@ class RunReply:
 
 
 class MachineClient:
-    """The child's side."""
+    """The child's side. ``descriptor`` is its end of the parent's socket pair; it stays open."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, descriptor: int | None = None) -> None:
+        self._descriptor = int(os.environ[SOCKET_VARIABLE]) if descriptor is None else descriptor
 
     def run(
         self,
@@ -116,10 +119,12 @@ class MachineClient:
         self._ask({"verb": "event", "message": message}, b"")
 
     def _ask(self, header: Mapping[str, Any], body: bytes) -> tuple[dict[str, Any], bytes]:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.connect(self.path)
-            send_frame(connection, header, body)
-            reply = receive_frame(connection)
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs, socket.socket(fileno=os.dup(self._descriptor)) as parent:
+                socket.send_fds(parent, [b"+"], [theirs.fileno()])
+            send_frame(ours, header, body)
+            reply = receive_frame(ours)
         if reply is None:
             raise WireError("the parent closed the connection")
         return reply

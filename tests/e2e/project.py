@@ -56,7 +56,12 @@ class Project:
     def run(self, *arguments: str, status: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run baker; fails unless it ends with ``status``. No output ever holds a traceback."""
         done = subprocess.run(
-            [BAKER, *arguments], cwd=self.folder, env=self.variables, input=stdin, capture_output=True, text=True
+            [BAKER, *arguments],
+            cwd=self.folder,
+            env=self.variables,
+            input=stdin,
+            capture_output=True,
+            text=True,
         )
         said = f"{done.stdout}\n{done.stderr}"
         assert done.returncode == status, said

@@ -83,10 +83,14 @@ def test_read_template_gives_a_new_version_and_an_unread_one_does_not(shipped: P
     done = shipped.run("bake", "web")
     assert "web:2" in done.stdout
     assert "against web:1" in done.stdout
-    assert shipped.run("run", "web:2", "--", "head", "-1", "/etc/nginx/conf.d/site.conf").stdout == "# edited\n"
+    assert (
+        shipped.run("run", "web:2", "--", "head", "-1", "/etc/nginx/conf.d/site.conf").stdout == "# edited\n"
+    )
     template.write_text(before)
     again = shipped.bake("web")[0]
     assert (again["outcome"], again["image"]) == ("baked", "web:3")
     assert "launch" not in again["stages"]
-    listed = {image["reference"]: image["builds"][0]["digest"] for image in shipped.json("image", "ls")["images"]}
+    listed = {
+        image["reference"]: image["builds"][0]["digest"] for image in shipped.json("image", "ls")["images"]
+    }
     assert listed["web:3"] == listed["web:1"]

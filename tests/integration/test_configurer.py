@@ -696,19 +696,14 @@ configure(request, None, on_event=print, log=lambda line: print(line, flush=True
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert next(line for line in process.stdout if line == "ready\n")
-        [bwrap] = children_of(process.pid)
-        [init] = children_of(bwrap)
-        [sandboxed] = children_of(init)
+        [bwrap] = machines.find_children(process.pid)
+        [init] = machines.find_children(bwrap)
+        [sandboxed] = machines.find_children(init)
         process.kill()
     deadline = time.monotonic() + 10
     while is_running(bwrap) or is_running(sandboxed):
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def children_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def is_running(pid: int) -> bool:
@@ -719,12 +714,36 @@ def is_running(pid: int) -> bool:
         return False
 
 
+def test_nothing_of_a_child_stays_in_this_process(project: Project) -> None:
+    project.apply("")
+    before = set(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    project.apply("from pyinfra.operations import server\nserver.shell(commands='true')")
+    project.fail("raise ValueError")
+    assert set(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+    deadline = time.monotonic() + 10
+    while threading.active_count() > 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_child_that_lies_is_refused(project: Project) -> None:
     message = project.fail(
-        "import os\nfrom baker.configurer.wire import MachineClient\n"
-        "MachineClient(os.environ['BAKER_SOCKET']).send({'kind': 'OperationStarted', 'name': 7})"
+        "from baker.configurer.wire import MachineClient\n"
+        "MachineClient().send({'kind': 'OperationStarted', 'name': 7})"
     )
     assert message == "the configurer's child sent what is no message: OperationStarted.name is 7"
+
+
+def test_what_a_child_hands_over_that_is_no_connection_is_dropped(project: Project) -> None:
+    project.apply(
+        "import os, socket\nparent = socket.socket(fileno=int(os.environ['BAKER_SOCKET']))\n"
+        "parent.sendall(b'junk')\n"
+        "socket.send_fds(parent, [b'+'], [os.open('/', os.O_RDONLY)])\n"
+        "ours, theirs = socket.socketpair()\nsocket.send_fds(parent, [b'+'], [theirs.fileno()])\n"
+        "ours.sendall(b'GET / HTTP/1.1')\nours.close()\nparent.detach()\n"
+        "from pyinfra.operations import server\nserver.shell(commands='touch /t/fine')\n"
+    )
+    assert project.read("/t/fine") == ""
 
 
 def test_two_recipes_are_applied_at_once(project: Project, launch: Launch, tmp_path: Path) -> None:

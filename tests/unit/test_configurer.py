@@ -8,8 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -171,15 +170,44 @@ def test_what_is_no_frame_is_refused(junk: bytes) -> None:
             receive_frame(right)
 
 
-def test_client_says_when_the_parent_hangs_up(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as server:
-        server.bind(str(tmp_path / "socket"))
-        server.listen()
-        hang_up = threading.Thread(target=lambda: server.accept()[0].close())
-        hang_up.start()
-        with pytest.raises((WireError, ConnectionError, BrokenPipeError)):
-            MachineClient(str(tmp_path / "socket")).run(["true"])
-        hang_up.join()
+def serve_one(parent: socket.socket, answer: Callable[[socket.socket], None]) -> threading.Thread:
+    """Take the connection that a client hands over and answer on it."""
+
+    def serve() -> None:
+        _, [descriptor], _, _ = socket.recv_fds(parent, 1, 1)
+        with socket.socket(fileno=descriptor) as connection:
+            answer(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return thread
+
+
+def test_client_hands_over_a_connection_for_each_request() -> None:
+    asked = []
+
+    def answer(connection: socket.socket) -> None:
+        asked.append(receive_frame(connection))
+        send_frame(connection, {"exit_status": 3, "stdout": 2}, b"oute")
+
+    parent, child = socket.socketpair()
+    with parent, child:
+        for _ in range(2):
+            thread = serve_one(parent, answer)
+            reply = MachineClient(child.fileno()).run(["cat"], stdin=b"in", timeout=5)
+            thread.join()
+            assert (reply.exit_status, reply.stdout, reply.stderr) == (3, b"ou", b"te")
+    header = {"verb": "run", "argv": ["cat"], "stdin": True, "timeout": 5, "show": None}
+    assert asked == [(header, b"in")] * 2
+
+
+def test_client_says_when_the_parent_hangs_up() -> None:
+    parent, child = socket.socketpair()
+    with parent, child:
+        thread = serve_one(parent, receive_frame)
+        with pytest.raises((WireError, ConnectionError)):
+            MachineClient(child.fileno()).run(["true"])
+        thread.join()
 
 
 # --- sandbox ------------------------------------------------------------------------------------------
@@ -189,31 +217,29 @@ def option_values(argv: list[str], option: str) -> list[tuple[str, str]]:
     return [(argv[i + 1], argv[i + 2]) for i, word in enumerate(argv) if word == option]
 
 
+def build_argv(project: str, readable: Sequence[str] = (), hidden: Sequence[str] = ()) -> list[str]:
+    sandbox = Sandbox(project=project, readable=readable, hidden=hidden)
+    return sandbox_argv(sandbox, "baker.configurer.child", info_fd=9, account_fds={"passwd": 7, "group": 8})
+
+
 def test_sandbox_shows_the_project_and_the_interpreter_read_only_and_nothing_else_of_the_host() -> None:
-    sandbox = Sandbox(project="/root/site", readable=["/root/.pyenv/3.11"], hidden=["/root/site/.baker"])
-    argv = sandbox_argv(sandbox, "/tmp/run-1", "baker.configurer.child", 9)
-    binds = option_values(argv, "--ro-bind")
-    assert ("/root/site", "/root/site") in binds
-    assert ("/root/.pyenv/3.11", "/root/.pyenv/3.11") in binds
-    assert ("/tmp/run-1/socket", "/run/baker.sock") in binds
-    sources = {source for source, _ in binds}
-    assert sources <= {
-        *("/usr", "/root/site", "/root/.pyenv/3.11"),
-        *("/tmp/run-1/socket", "/tmp/run-1/passwd", "/tmp/run-1/group"),
-    }
+    argv = build_argv("/root/site", ["/root/.pyenv/3.11"], ["/root/site/.baker"])
+    binds = {(source, path) for source, path in option_values(argv, "--ro-bind")}
+    assert binds == {(path, path) for path in ("/usr", "/root/site", "/root/.pyenv/3.11")}
+    assert option_values(argv, "--ro-bind-data") == [("7", "/etc/passwd"), ("8", "/etc/group")]
     assert "--bind" not in argv
     assert "--dev-bind" not in argv
 
 
 def test_hidden_folder_is_covered_after_the_project_is_there() -> None:
-    argv = sandbox_argv(Sandbox(project="/p", readable=[], hidden=["/p/.baker"]), "/run/x", "module", 9)
+    argv = build_argv("/p", hidden=["/p/.baker"])
     cover = argv.index("/p/.baker")
     assert argv[cover - 3 : cover + 1] == ["--perms", "0000", "--tmpfs", "/p/.baker"]
     assert cover > argv.index("/p")
 
 
 def test_sandbox_ends_in_an_unprivileged_isolated_interpreter() -> None:
-    argv = sandbox_argv(Sandbox(project="/p", readable=[]), "/run/x", "baker.configurer.child", 9)
+    argv = build_argv("/p")
     for kind in ("pid", "net", "ipc", "uts"):
         assert f"--unshare-{kind}" in argv
     command = argv[argv.index("setpriv") :]

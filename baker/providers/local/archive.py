@@ -45,7 +45,7 @@ class ResolvedPackage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ResolvedBootstrap:
-    """What a bootstrap would hold now. ``key`` is a digest over the packages; ``epoch`` the release's date."""
+    """What a bootstrap would hold now: ``key`` is a digest of the packages, ``epoch`` the release's date."""
 
     key: str
     packages: tuple[ResolvedPackage, ...]
@@ -106,7 +106,7 @@ class Archive:
             except CommandFailed as error:
                 raise SourceError(
                     f"the package archive of {self.bootstrap} cannot be read: {error.stderr_tail}",
-                    hint="Check the network, the proxy and [local] mirror in baker.toml; --offline uses what is here.",
+                    hint="Check the network, the proxy, [local] mirror in baker.toml; or use --offline.",
                 ) from error
             stamp.touch()
 
@@ -217,7 +217,7 @@ class Archive:
         return sorted(names)
 
     def _release_date(self) -> int:
-        """The suite's release date, seconds since 1970: moves with point releases, not at every re-signing."""
+        """The suite's release date, in seconds: moves with point releases, not at every re-signing."""
         for path in sorted(self.lists.glob(f"*_dists_{self.bootstrap.suite}_InRelease")):
             found = re.search(r"^Date: (.+)$", path.read_text(errors="replace"), re.MULTILINE)
             if found:
@@ -234,7 +234,7 @@ class Archive:
         if offline:
             raise SourceError(
                 f"{len(missing)} packages of {self.bootstrap} are not in the cache "
-                f"({', '.join(package.name for package in missing[:3])}…), and --offline forbids to fetch them"
+                f"({', '.join(package.name for package in missing[:3])}…), and --offline forbids to fetch any"
             )
         try:
             self._apt("install", "--download-only", "-qq", "-y", *(f"{p.name}={p.version}" for p in packages))
@@ -244,16 +244,16 @@ class Archive:
             ) from error
 
     def accept(self, folder: Path) -> int:
-        """Take .deb files that a machine downloaded into the cache: only those that the verified indexes know.
+        """Take .deb files that a machine fetched into the cache: only those that the verified indexes know.
 
         Returns how many. Names are the machine's: nothing but a plain file with a proper name is looked at.
         """
         offered = {}
         for entry in os.scandir(folder) if folder.is_dir() else ():
-            parts = unquote(entry.name).removesuffix(".deb").split("_")
-            if len(parts) == 3 and entry.name.endswith(".deb") and entry.is_file(follow_symlinks=False):
-                if not (self.debs / entry.name).exists():
-                    offered[entry.name] = f"{parts[0]}={parts[1]}"
+            name, version, *rest = [*unquote(entry.name).split("_"), "", ""]
+            is_package = rest[0].endswith(".deb") and entry.is_file(follow_symlinks=False)
+            if is_package and not (self.debs / entry.name).exists():
+                offered[entry.name] = f"{name}={version}"
         if not offered:
             return 0
         accepted = 0
@@ -269,7 +269,7 @@ class Archive:
         return accepted
 
     def _known(self, wanted: Sequence[str]) -> list[ResolvedPackage]:
-        """Those of ``NAME=VERSION`` that the indexes hold. apt stops at the first unknown one: take it out."""
+        """Those of ``NAME=VERSION`` that the indexes hold. apt gives up at unknown ones: take them out."""
         names = list(wanted)
         while names:
             try:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import HostError
+from baker.providers.local.cgroups import find_cgroup_roots
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
-    find_cgroup_roots,
     host_arch,
     host_resolv_conf,
     missing_file_systems,

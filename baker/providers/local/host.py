@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import CommandFailed, HostError
@@ -55,36 +54,6 @@ def missing_file_systems() -> list[str]:
     ]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CgroupRoots:
-    """Where cgroups are made. ``unified`` is cgroup 2; ``named`` is systemd's own hierarchy on hybrid hosts."""
-
-    unified: Path
-    named: Path | None
-
-    @property
-    def all(self) -> tuple[Path, ...]:
-        return (self.unified,) if self.named is None else (self.unified, self.named)
-
-
-def find_cgroup_roots(mountinfo: str | None = None) -> CgroupRoots:
-    """Raises HostError where there is no cgroup 2 hierarchy."""
-    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
-    unified = named = None
-    for line in text.splitlines():
-        fields, _, rest = line.partition(" - ")
-        mount_point, file_system = fields.split()[4], rest.split()[0]
-        if file_system == "cgroup2":
-            unified = Path(mount_point)
-        elif file_system == "cgroup" and "name=systemd" in rest:
-            named = Path(mount_point)
-    if unified is None:
-        raise HostError(
-            "no cgroup 2 hierarchy is mounted", hint="Boot with systemd.unified_cgroup_hierarchy=1."
-        )
-    return CgroupRoots(unified=unified, named=named)
-
-
 def booted_with_systemd() -> bool:
     """Whether the host's init is systemd (sd_booted(3))."""
     return Path("/run/systemd/system").is_dir()
@@ -111,7 +80,7 @@ def run_tool(
     stdin: str | None = None,
     hint: str | None = None,
 ) -> str:
-    """Run a tool of the host and return its stdout. Raises CommandFailed with the last lines of its stderr."""
+    """Run a tool of the host; returns its stdout. Raises CommandFailed with the last lines of its stderr."""
     environment = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",

@@ -20,11 +20,17 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from baker.errors import CommandFailed, CommandTimeout, MachineError
-from baker.providers.local.host import (
+from baker.providers.local.cgroups import (
     CgroupRoots,
+    cgroup_of,
+    enter_cgroups,
+    find_cgroup_roots,
+    kill_cgroups,
+    remove_cgroup,
+)
+from baker.providers.local.host import (
     booted_with_systemd,
     children_of,
-    find_cgroup_roots,
     host_resolv_conf,
     nameservers,
     namespace_pids,
@@ -39,19 +45,11 @@ DNS_FORWARD = "169.254.53.53"
 SIGRTMIN_POWEROFF = signal.SIGRTMIN + 4
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-QUIET_UNITS = (
-    "apt-daily.timer",
-    "apt-daily-upgrade.timer",
-    "dpkg-db-backup.timer",
-    "e2scrub_all.timer",
-    "fstrim.timer",
-    "ldconfig.service",
-    "man-db.timer",
-    "systemd-journal-catalog-update.service",
-    "systemd-tmpfiles-clean.timer",
-    "systemd-update-done.service",
-)
-"""Units that would write into the image, or hold apt's lock, while it is baked. Masked at boot, not on disk."""
+QUIET_UNITS = ("ldconfig.service", "systemd-journal-catalog-update.service", "systemd-update-done.service")
+"""Units of each boot that would write into the image while it is baked. They have no [Install] section, so
+that masking them for this boot changes nothing that a recipe enables or disables. Timers are stopped instead:
+they would take apt's lock, or write.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +57,7 @@ class MachineSpec:
     """How to start a machine. ``cgroup`` names a control group that nothing else on this host is in.
 
     ``binds`` are (name, host folder, path in the machine): read through, written aside. ``quiet`` keeps
-    ``QUIET_UNITS`` from running. A ``detached`` machine outlives this process.
+    ``QUIET_UNITS`` and timers from running. A ``detached`` machine outlives this process.
     """
 
     name: str
@@ -203,12 +201,15 @@ class LocalMachine:
             done = self.run(["systemctl", "is-system-running", "--wait"], timeout=BOOT_SECONDS)
             state = done.stdout.decode(errors="replace").strip()
             if state in ("running", "degraded"):
-                return
+                break
             time.sleep(0.02)
-        raise MachineError(
-            f"machine {self.name} did not finish booting in {BOOT_SECONDS:.0f} s (systemd says {state or 'nothing'}): "
-            + self._console_tail()
-        )
+        else:
+            raise MachineError(
+                f"machine {self.name} did not finish booting in {BOOT_SECONDS:.0f} s "
+                f"(systemd says {state or 'nothing'}): {self._console_tail()}"
+            )
+        if self.spec.quiet:
+            self.run(["systemctl", "stop", "*.timer"], timeout=BOOT_SECONDS)
 
     def _console_tail(self) -> str:
         with contextlib.suppress(FileNotFoundError):
@@ -230,7 +231,7 @@ class LocalMachine:
         timeout: float | None = None,
         on_output: OutputSink | None = None,
     ) -> CommandResult:
-        """See ``Machine.run``. Each command has a cgroup of its own, so that a time-out ends all that it started."""
+        """See ``Machine.run``. A cgroup for each command, so that a time-out ends all that it started."""
         cgroups = self._make_command_cgroups()
         collected: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
         streamed = None if stdin is None or isinstance(stdin, bytes) else stdin
@@ -367,59 +368,6 @@ class LocalMachine:
         """Remove the machine and what it wrote. Idempotent; never follows a link out of the folder."""
         self._kill()
         remove_machine_folder(self.spec.folder)
-
-
-def enter_cgroups(folders: Sequence[Path]) -> list[str]:
-    """The argv prefix that moves a process into cgroups before it becomes the command."""
-    script = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit 125; shift; done; shift; exec "$@"'
-    return ["sh", "-c", script, "enter", *map(str, folders), "--"]
-
-
-def cgroup_of(pid: int, roots: CgroupRoots) -> list[Path]:
-    """The folders of the machine's group that ``pid`` (nspawn, which moves itself into a child group) is in."""
-    folders = []
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines() if pid else []:
-        _, controllers, path = line.split(":", 2)
-        root = roots.unified if controllers == "" else roots.named if controllers == "name=systemd" else None
-        if root is not None:
-            folders.append(root / path.removesuffix("/supervisor").lstrip("/"))
-    return folders
-
-
-def kill_cgroups(folders: Sequence[Path]) -> None:
-    """Kill every process in the groups, also those that fork meanwhile."""
-    for folder in folders:
-        kill_file = folder / "cgroup.kill"
-        if kill_file.exists():
-            with contextlib.suppress(OSError):
-                kill_file.write_text("1")
-            continue
-        for _ in range(50):
-            try:
-                pids = [int(pid) for pid in (folder / "cgroup.procs").read_text().split()]
-            except OSError:
-                break
-            if not pids:
-                break
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.002)
-
-
-def remove_cgroup(folder: Path) -> None:
-    """Remove a group with all its children once its processes are gone (at most two seconds)."""
-    deadline = time.monotonic() + 2.0
-    while folder.exists():
-        groups = [Path(path) for path, _, _ in os.walk(folder, topdown=False)]
-        kill_cgroups(groups)
-        for group in groups:
-            with contextlib.suppress(OSError):
-                group.rmdir()
-        if time.monotonic() > deadline:
-            raise MachineError(f"cgroup {folder} could not be removed", hint=f"rmdir {folder}")
-        if folder.exists():
-            time.sleep(0.005)
 
 
 def remove_machine_folder(folder: Path) -> None:

@@ -15,14 +15,14 @@ from baker.manifest import parse_dpkg_status
 from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source
 from baker.providers.local.archive import Archive
 from baker.providers.local.bootstrap import ensure_bootstrap, remove_folder
+from baker.providers.local.cgroups import find_cgroup_roots, remove_cgroup
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
-    find_cgroup_roots,
     host_arch,
     missing_file_systems,
     missing_tools,
 )
-from baker.providers.local.machine import LocalMachine, MachineSpec, remove_cgroup
+from baker.providers.local.machine import LocalMachine, MachineSpec
 from baker.providers.local.store import Store
 from baker.providers.local.tree import remove_mount_points, seal_tree
 from baker.providers.protocol import Captured, Machine, ResolvedSource
@@ -32,7 +32,7 @@ DPKG_STATUS = ("var", "lib", "dpkg", "status")
 
 
 class LocalProvider:
-    """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``offline`` forbids to fetch anything.
+    """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``offline`` forbids to fetch.
 
     ``detached`` machines outlive this process: for build instances that are kept for a look.
     """

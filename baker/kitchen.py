@@ -1,0 +1,93 @@
+"""What bakes are run with, and one that runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from baker.catalog import Catalog
+from baker.configurer.events import Event
+from baker.interrupt import Interruption
+from baker.knowledge import ProjectKnowledge
+from baker.log import BakeLog
+from baker.model import Recipe, Stage
+from baker.plan import PlanEntry
+from baker.progress import Progress, RecipeEvent, StageEnded, StageStarted
+from baker.providers.protocol import Provider
+from baker.settings import Settings
+from baker.teardown import Teardown
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kitchen:
+    """What bakes are run with. ``environ`` holds what recipes may ask for by name, secrets among it."""
+
+    catalog: Catalog
+    providers: Mapping[str, Provider]
+    settings: Settings
+    environ: Mapping[str, str]
+    show: Callable[[Progress], None]
+    interruption: Interruption
+    keep_failed: bool = False
+
+    @property
+    def knowledge(self) -> ProjectKnowledge:
+        return ProjectKnowledge(
+            catalog=self.catalog, providers=self.providers, settings=self.settings, environ=self.environ
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class Bake:
+    """A running bake: says in the catalog, the log and on the screen which stage it is in."""
+
+    id: str
+    recipe: Recipe
+    entry: PlanEntry
+    kitchen: Kitchen
+    log: BakeLog
+    teardown: Teardown
+    started: datetime
+    seconds: dict[str, float] = field(default_factory=dict)
+    changed: int = 0
+    unchanged: int = 0
+
+    @property
+    def provider(self) -> Provider:
+        return self.kitchen.providers[self.entry.target]
+
+    @contextmanager
+    def stage(self, stage: Stage) -> Iterator[list[str]]:
+        """Time a stage. What is appended to the yielded list is shown as what it came to."""
+        detail: list[str] = []
+        started = time.monotonic()
+        self.log.write(f"== {stage}")
+        self.kitchen.catalog.begin_stage(self.id, stage)
+        self.kitchen.show(StageStarted(bake=self.id, recipe=self.recipe.name, stage=stage))
+        failed = True
+        try:
+            yield detail
+            failed = False
+        finally:
+            seconds = time.monotonic() - started
+            self.seconds[stage] = round(seconds, 3)
+            outcome = "failed" if failed else "done"
+            self.log.write(f"== {stage} {outcome} after {seconds:.2f} s {'; '.join(detail)}")
+            with self.kitchen.interruption.shielded():
+                self.kitchen.catalog.end_stage(self.id, stage, outcome, seconds)
+            self.kitchen.show(
+                StageEnded(
+                    bake=self.id,
+                    recipe=self.recipe.name,
+                    stage=stage,
+                    seconds=seconds,
+                    failed=failed,
+                    detail="; ".join(detail),
+                )
+            )
+
+    def show_event(self, event: Event) -> None:
+        self.kitchen.show(RecipeEvent(bake=self.id, recipe=self.recipe.name, event=event))

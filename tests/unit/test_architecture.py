@@ -1,0 +1,106 @@
+"""Imports run one way, and heavy or platform-bound ones stay where they belong."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "baker"
+MAX_LINES = 400
+PURE = (
+    "errors",
+    "model",
+    "layer",
+    "manifest",
+    "seal",
+    "fingerprint",
+    "plan",
+    "recipes",
+    "settings",
+    "toml_file",
+)
+ADAPTERS = ("providers.local", "catalog", "configurer")
+ONLY_THERE = {
+    "typer": ("cli",),
+    "sqlalchemy": ("catalog",),
+    "alembic": ("catalog",),
+    "pyinfra": ("configurer",),
+    "testinfra": ("configurer",),
+    "boto3": ("providers.aws",),
+    "fcntl": ("providers.local", "identity"),
+}
+
+
+def list_modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def list_imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def is_in(module: str, places: tuple[str, ...]) -> bool:
+    return any(module == place or module.startswith(f"{place}.") for place in places)
+
+
+def test_pure_code_imports_only_pure_code() -> None:
+    for module, path in list_modules():
+        if is_in(module, PURE):
+            ours = {name.removeprefix("baker.") for name in list_imports(path) if name.startswith("baker.")}
+            assert {name for name in ours if not is_in(name, PURE)} == set(), module
+
+
+def test_adapters_import_neither_one_another_nor_use_cases() -> None:
+    allowed = (*PURE, "teardown", "providers.protocol", "identity")
+    for adapter in ADAPTERS:
+        for module, path in list_modules():
+            if is_in(module, (adapter,)):
+                ours = {
+                    name.removeprefix("baker.") for name in list_imports(path) if name.startswith("baker.")
+                }
+                assert {name for name in ours if not is_in(name, (*allowed, adapter))} == set(), module
+
+
+def test_only_the_command_line_imports_the_command_line() -> None:
+    for module, path in list_modules():
+        if not is_in(module, ("cli",)):
+            assert not [name for name in list_imports(path) if name.startswith("baker.cli")], module
+
+
+def test_bound_imports_stay_where_they_belong() -> None:
+    for module, path in list_modules():
+        for imported in list_imports(path):
+            places = ONLY_THERE.get(imported.split(".")[0])
+            assert places is None or is_in(module, places), f"{module} imports {imported}"
+
+
+def test_only_the_console_prints() -> None:
+    for module, path in list_modules():
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        printing = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+        assert not printing, module
+
+
+def test_no_module_is_too_long_to_read() -> None:
+    lengths = {module: len(path.read_text().splitlines()) for module, path in list_modules()}
+    assert {module: length for module, length in lengths.items() if length > MAX_LINES} == {}
+
+
+def test_listing_images_imports_neither_pyinfra_nor_boto3_nor_alembic() -> None:
+    script = "import sys, baker.cli, baker.catalog; print(' '.join(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    for name in ("pyinfra", "boto3", "alembic", "gevent", "testinfra", "rich", "univers"):
+        assert name not in loaded
