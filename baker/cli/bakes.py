@@ -106,7 +106,7 @@ def plan(
     console = Console(as_json=as_json)
     settings = options.project_settings()
     found = select_recipes(settings, recipes, overrides)
-    with open_catalog(settings, read_only=True) as catalog:
+    with open_catalog(settings, read_only=True, or_empty=True) as catalog:
         kitchen = Kitchen(
             catalog=catalog,
             providers=make_providers(settings, offline=offline),

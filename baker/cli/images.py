@@ -32,7 +32,7 @@ def list_images(
     """List images, newest first."""
     options: Options = context.obj
     console = Console(as_json=as_json)
-    with open_catalog(options.settings(), read_only=True) as catalog:
+    with open_catalog(options.settings(), read_only=True, or_empty=True) as catalog:
         images = catalog.images(recipe)
         description = catalog.description
         if recipe is not None and not images:
@@ -41,7 +41,7 @@ def list_images(
         console.result_json({"images": [image_json(image) for image in images]})
         return 0
     if not images:
-        console.say(f"No images in {description} yet. Bake some: baker bake")
+        console.say("No images yet. Bake some: baker bake")
         return 0
     rows = [
         (

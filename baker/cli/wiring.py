@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,11 +46,20 @@ class Options:
 
 
 @contextmanager
-def open_catalog(settings: Settings, *, read_only: bool = False) -> Iterator[Catalog]:
+def open_catalog(settings: Settings, *, read_only: bool = False, or_empty: bool = False) -> Iterator[Catalog]:
+    """The configured catalog. ``or_empty``: where the first bake has still to make it, an empty one."""
     from baker.catalog import Catalog
 
-    with Catalog.open(settings.catalog_url, actor=settings.actor, read_only=read_only) as catalog:
-        yield catalog
+    url, scratch = settings.catalog_url, None
+    if or_empty and url.startswith("sqlite:///") and not os.path.lexists(url.removeprefix("sqlite:///")):
+        scratch = tempfile.TemporaryDirectory(prefix="baker-empty-")
+        url, read_only = f"sqlite:///{scratch.name}/catalog.db", False
+    try:
+        with Catalog.open(url, actor=settings.actor, read_only=read_only) as catalog:
+            yield catalog
+    finally:
+        if scratch is not None:
+            scratch.cleanup()
 
 
 def load_project_recipes(settings: Settings) -> Mapping[str, Recipe]:

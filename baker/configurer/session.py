@@ -226,10 +226,10 @@ class _Server:
     def _serve(self, descriptor: int) -> None:
         try:
             connection = socket.socket(fileno=descriptor)
-            connection.setblocking(True)  # gevent switched that off, at both ends
         except OSError:  # it handed over something else
             os.close(descriptor)
             return
+        connection.setblocking(True)  # gevent switched that off, at both ends
         # The child may break off at any time (it was killed, a greenlet of it timed out).
         with connection, contextlib.suppress(OSError, WireError):
             while (frame := receive_frame(connection)) is not None:
