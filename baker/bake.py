@@ -231,6 +231,7 @@ def verify(bake: Bake, captured: Captured) -> int:
         log=bake.log.write,
         cancel=bake.kitchen.interruption.cancel,
         timeout=recipe.total_timeout,
+        hidden=[str(bake.kitchen.settings.home)],
     )
     return sum(test.outcome == "passed" for test in report.tests)
 
