@@ -12,7 +12,7 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
 BUILD   := setuptools>=77
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test lint pins clean
+.PHONY: help setup setup-dev root bake test test-all lint bench-local survival pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -34,12 +34,22 @@ bake: root setup ## Set up, bake every recipe, list the images, promote them to 
 	$(ROOT) $(BAKER) promote web:latest dev --yes
 
 test: setup-dev ## Set up and run the tests (as root also those that bake and boot)
+	@.venv/bin/python -m pytest -m "not slow"
+
+test-all: setup-dev ## The same with the slow ones: every fault in every stage
 	@.venv/bin/python -m pytest
+
+bench-local: root setup ## Measure local bakes against the floor and buildah (BENCH_JSON=FILE, BENCH_ROUNDS=N)
+	$(ROOT) env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_ROUNDS),BENCH_ROUNDS=$(BENCH_ROUNDS)) \
+	  $(if $(BENCH_HOME),BENCH_HOME=$(BENCH_HOME)) .venv/bin/python -m bench.local $(BENCH)
 
 lint: setup-dev ## Check style and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+survival: setup-dev ## Print what every fault in every stage of a bake leaves behind (as root; minutes)
+	$(ROOT) .venv/bin/python -m bench.survival
 
 pins: setup ## Resolve the newest dependencies into requirements*.txt, with hashes
 	@tools=$$(mktemp -d) && trap "rm -rf $$tools" EXIT \

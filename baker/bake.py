@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import subprocess
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from baker import identity
+from baker.cancelling import heeding_cancel
 from baker.catalog import Catalog
 from baker.configurer import Configured, ConfigureRequest, configure, run_image_tests
-from baker.errors import BakerError, Interrupted, UsageError
+from baker.errors import BakerError, CatalogError, HostError, Interrupted, UsageError
 from baker.fingerprint import fingerprint, traced_inputs
 from baker.kitchen import Bake, Kitchen
 from baker.knowledge import tool_versions
-from baker.log import BakeLog
+from baker.log import FREE_SPACE, BakeLog
 from baker.manifest import ManifestDifference, compare_manifests, fold_layers, manifest_digest
 from baker.model import BakeResult, Build, Image, Manifest, Outcome, Provenance, Recipe, Reference, Stage
 from baker.plan import PlanEntry
 from baker.progress import BakeEnded, BakeStarted
 from baker.providers.protocol import Captured, Machine, ResolvedSource
-from baker.teardown import Teardown
+from baker.settings import target_settings
+from baker.teardown import LeftBehind, Teardown
 
 
 def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
@@ -35,7 +38,11 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
     bake_id = identity.make_bake_id()
     home = kitchen.settings.home
     log_path = home / "logs" / f"{bake_id}.log"
-    with identity.alive(home, bake_id), BakeLog.open(log_path) as log:
+    with (
+        identity.alive(home, bake_id),
+        BakeLog.open(log_path) as log,
+        heeding_cancel(home, bake_id, kitchen.interruption),
+    ):
         kitchen.catalog.start_bake(
             id=bake_id, recipe=entry.recipe, target=entry.target, arch=entry.arch, log_path=str(log_path)
         )
@@ -66,8 +73,12 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
         try:
             image = reissue(running, carried) if entry.build else run_pipeline(running, carried)
         except BakerError as failure:
-            error = failure
             log.write(f"failed: {failure}")
+            error = kitchen.interruption.explain(failure)
+        except OSError as failure:
+            log.write(traceback.format_exc())
+            where = f"{failure.filename}: " if failure.filename else ""
+            error = HostError(f"{where}{failure.strerror or failure}", hint=FREE_SPACE)
         except Exception as bug:
             log.write(traceback.format_exc())
             error = BakerError(
@@ -90,7 +101,7 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
         inputs = bake.kitchen.knowledge.static_inputs(recipe, bake.entry.target, bake.entry.arch, source)
         detail.append(f"{source.source} is {source.digest[:19]}")
     with bake.stage(Stage.LAUNCH):
-        machine = provider.launch(bake.id, recipe, source, teardown)
+        bake.machine = machine = provider.launch(bake.id, recipe, source, teardown)
     with bake.stage(Stage.CONFIGURE) as detail:
         configured = apply_recipe(bake, machine, secrets)
         detail.append(f"{configured.changed} operations changed, {configured.unchanged} did not")
@@ -220,7 +231,10 @@ def read_commit(project: str) -> tuple[str | None, bool | None]:
 def verify(bake: Bake, captured: Captured) -> int:
     """Boot a fresh machine from the artifact and run the image tests on it; returns how many passed."""
     recipe = bake.recipe
-    machine = bake.provider.start(f"{bake.id}-verify", recipe.name, captured.artifact, bake.teardown)
+    settings = target_settings(bake.kitchen.settings, recipe.targets[bake.entry.target])
+    bake.machine = machine = bake.provider.start(
+        f"{bake.id}-verify", recipe.name, captured.artifact, bake.teardown, settings
+    )
     if not recipe.image_tests:
         return 0
     report = run_image_tests(
@@ -278,9 +292,10 @@ def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnd
     left = []
     if error is not None and kitchen.keep_failed and not isinstance(error, Interrupted):
         kept = keep_machine(bake)
+    if error is not None and kitchen.enter_failed and bake.machine and not isinstance(error, Interrupted):
+        kitchen.enter_failed(bake.machine, error)
     if kept is None:
-        with bake.stage(Stage.TEARDOWN):
-            left = bake.teardown.close()
+        left = tear_down(bake)
     for item in left:
         bake.log.write(f"left behind: {item.resource.kind} {item.resource.id}: {item.error}")
     outcome = Outcome.BAKED if image else Outcome.FAILED
@@ -288,7 +303,8 @@ def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnd
     if image is None and message is None:
         message = "an unexpected error; see the log"
     reference = image.reference if image else None
-    kitchen.catalog.finish_bake(bake.id, outcome, reference, message)
+    with written_if_possible(bake):
+        kitchen.catalog.finish_bake(bake.id, outcome, reference, message)
     result = BakeResult(
         bake=bake.id,
         recipe=entry.recipe,
@@ -305,6 +321,23 @@ def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnd
     )
     ended = BakeEnded(result=result, image=image, left_behind=tuple(left), kept=kept, log=str(bake.log.path))
     return describe_success(ended, bake, image) if image else ended
+
+
+def tear_down(bake: Bake) -> list[LeftBehind]:
+    """Undo everything that is left, whether or not that can be written down."""
+    left: list[LeftBehind] = []
+    with written_if_possible(bake), bake.stage(Stage.TEARDOWN):
+        left += bake.teardown.close()
+    return left + bake.teardown.close()
+
+
+@contextmanager
+def written_if_possible(bake: Bake) -> Iterator[None]:
+    """A catalog that cannot be written (full disk) does not hide how the bake ended; sweep writes it down."""
+    try:
+        yield
+    except CatalogError as error:
+        bake.log.write(f"not written down: {error}")
 
 
 def keep_machine(bake: Bake) -> str | None:

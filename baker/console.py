@@ -37,8 +37,13 @@ class Console:
         out: TextIO | None = None,
         err: TextIO | None = None,
         environ: Mapping[str, str] | None = None,
+        several: bool = False,
     ) -> None:
+        """``several`` bakes run at once: each line of progress begins with the name of its recipe."""
         self.as_json = as_json
+        self._several = several
+        self._speaker = threading.local()
+        self._statuses: dict[str, str] = {}
         self._out = sys.stdout if out is None else out
         self._err = sys.stderr if err is None else err
         variables = os.environ if environ is None else environ
@@ -56,29 +61,44 @@ class Console:
         return f"\x1b[{STYLES[name]}m{text}\x1b[0m"
 
     def result(self, text: str) -> None:
-        """A line of the result."""
-        self._out.write(f"{text}\n")
-        self._out.flush()
+        """Lines of the result."""
+        with self._lock:
+            if self._status:
+                self._clear()
+                self._err.flush()
+            self._out.write(f"{text}\n")
+            self._out.flush()
 
     def result_json(self, value: Any) -> None:
         self.result(json.dumps(value, indent=2, default=_to_json))
 
     def say(self, text: str) -> None:
-        """A line of progress."""
+        """Lines of progress. What ran is over then."""
+        name = self._recipe_shown
+        if name:
+            text = "\n".join(f"{name} | {line}" for line in text.split("\n"))
         with self._lock:
+            self._statuses[name] = ""
             self._clear()
             self._err.write(f"{text}\n")
-            self._err.flush()
+            self._draw()
 
     def status(self, text: str) -> None:
-        """The one moving line at the bottom: what runs now."""
+        """The one moving line at the bottom: what runs now, of every recipe."""
         if not self._moving:
             return
         with self._lock:
+            self._statuses[self._recipe_shown] = text
             self._clear()
-            self._status = text[: shutil.get_terminal_size().columns - 1]
+            self._draw()
+
+    def _draw(self) -> None:
+        running = [(name, text) for name, text in self._statuses.items() if text]
+        if running:
+            texts = [f"{name} {text.strip()}" if name else text for name, text in running]
+            self._status = "  ·  ".join(texts)[: shutil.get_terminal_size().columns - 1]
             self._err.write(self.style(self._status, "dim"))
-            self._err.flush()
+        self._err.flush()
 
     def _clear(self) -> None:
         if self._status:
@@ -105,6 +125,19 @@ class Console:
 
     def show(self, progress: Progress) -> None:
         """Render one event of a bake. Any thread may call this."""
+        self._speaker.recipe = find_recipe(progress) if self._several else ""
+        try:
+            self._render(progress)
+        finally:
+            self._speaker.recipe = ""
+
+    @property
+    def _recipe_shown(self) -> str:
+        """Whose event this thread shows, if lines are to say so."""
+        recipe: str = getattr(self._speaker, "recipe", "")
+        return recipe
+
+    def _render(self, progress: Progress) -> None:
         match progress:
             case Note(text=text):
                 self.say(text)
@@ -112,7 +145,7 @@ class Console:
                 name = self.style(progress.recipe, "bold")
                 reasons = "; ".join(reason.detail for reason in progress.reasons)
                 self.say(f"{name} for {progress.target}/{progress.arch}: {reasons}")
-                self.say(self.style(f"  bake {progress.bake}, log {progress.log}", "dim"))
+                self.say(self.style(f"  bake {progress.bake}", "dim"))
             case StageStarted():
                 self.status(f"  {progress.stage} …")
             case StageEnded():
@@ -149,9 +182,12 @@ class Console:
 
     def _show_end(self, ended: BakeEnded) -> None:
         result = ended.result
+        with self._lock:
+            self._statuses.pop(self._recipe_shown, None)
         if result.outcome is Outcome.FAILED:
             self.say(f"{self.style('Failed:', 'red')} {result.recipe}: {result.error}")
-            self.say(f"  baker logs {result.bake} shows everything")
+            if result.bake:
+                self.say(f"  baker logs {result.bake} shows everything")
         elif result.outcome is Outcome.BLOCKED:
             self.say(f"{self.style('Blocked:', 'yellow')} {result.recipe}: {result.reason}")
         if ended.kept:
@@ -174,14 +210,24 @@ class Console:
             return
         name = self.style(str(result.image), "bold", self._out)
         seconds = show_seconds(result.seconds)
-        self.result(
+        lines = [
             f"{name}  {show_size(ended.build.size_bytes)}  {ended.build.digest[:19]}  baked in {seconds}"
-        )
+        ]
         if ended.difference is not None and ended.previous is not None:
-            self.result(f"  against {ended.previous}: {describe_difference(ended.difference)}")
+            lines.append(f"  against {ended.previous}: {describe_difference(ended.difference)}")
         times = ", ".join(f"{stage} {show_seconds(spent)}" for stage, spent in result.stages.items())
-        self.result(f"  {times}")
-        self.result(f"  Next: baker promote {result.image} dev")
+        self.result("\n".join([*lines, f"  {times}", f"  Next: baker promote {result.image} dev"]))
+
+
+def find_recipe(progress: Progress) -> str:
+    """Whose bake an event is of."""
+    match progress:
+        case Note():
+            return ""
+        case BakeEnded(result=result):
+            return result.recipe
+        case _:
+            return progress.recipe
 
 
 # --- words and numbers --------------------------------------------------------------------------------

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import hashlib
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
+from baker import identity
 from baker.bake import bake, describe_reasons
+from baker.errors import ConflictError, Interrupted
 from baker.kitchen import Kitchen
-from baker.model import BakeResult, Outcome, Recipe, Reference
-from baker.plan import Action, PlanEntry, make_plan
-from baker.progress import BakeEnded
+from baker.model import BakeRecord, BakeResult, Outcome, Recipe, Reference
+from baker.plan import Action, Node, PlanEntry, followed_parent, make_plan
+from baker.progress import BakeEnded, Note
 from baker.sweep import sweep_dead_bakes
+
+FAILURES = (Outcome.FAILED, Outcome.BLOCKED)
+WAIT_SECONDS = 0.1
+
+Ended = queue.SimpleQueue[tuple[Node, BakeResult | BaseException]]
+"""What the threads of bakes tell the one that started them."""
 
 
 def plan_bakes(
@@ -21,36 +34,90 @@ def plan_bakes(
 
 
 def execute_plan(
-    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], kitchen: Kitchen
+    recipes: Mapping[str, Recipe],
+    plan: Sequence[PlanEntry],
+    kitchen: Kitchen,
+    *,
+    jobs: int = 1,
+    wait: bool = True,
 ) -> list[BakeResult]:
-    """Do what the plan says, parents first. One failing bake blocks only what is built upon it.
+    """Do what the plan says, at most ``jobs`` bakes at once; results are in the plan's order.
 
-    Raises Interrupted after the bake that was broken off is cleaned up and reported.
+    A recipe starts as soon as its parent is done. A failing bake blocks only what is built upon it. What
+    another process bakes right now is waited for and then planned again, or has failed unless ``wait``.
+
+    Raises Interrupted after every bake that was broken off is cleaned up and reported.
     """
     if any(entry.action is Action.BAKE for entry in plan):
         sweep_dead_bakes(kitchen.catalog, kitchen.providers, kitchen.settings.home)
-    results: list[BakeResult] = []
-    for entry in plan:
-        recipe = recipes[entry.recipe]
-        failed = {(result.recipe, result.target) for result in results if result.outcome in FAILURES}
-        source = recipe.targets[entry.target].source
-        if isinstance(source, Reference) and (source.recipe, entry.target) in failed:
-            results.append(report_blocked(entry, f"its parent {source.recipe} was not baked", kitchen))
-            continue
-        if any(reason.kind == "parent-will-be-baked" for reason in entry.reasons):
-            entry = replan(recipes, entry, kitchen)
-        if entry.action is Action.BLOCKED:
-            results.append(report_blocked(entry, describe_reasons(entry), kitchen))
-        elif entry.action is Action.SKIP:
-            results.append(report_unchanged(entry, kitchen))
-        else:
-            carried = [other.build.id for other in plan if is_carried_with(other, entry) and other.build]
-            results.append(bake(recipe, entry, carried, kitchen))
-        kitchen.interruption.check()
+    with kitchen.interruption.shielded():
+        results = _execute_in_threads(recipes, plan, kitchen, jobs=jobs, wait=wait)
+    kitchen.interruption.check()
     return results
 
 
-FAILURES = (Outcome.FAILED, Outcome.BLOCKED)
+def _execute_in_threads(
+    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], kitchen: Kitchen, *, jobs: int, wait: bool
+) -> list[BakeResult]:
+    """After a fault, or when interrupted, nothing more is started; the fault is raised once all have ended.
+
+    Each bake has a thread of its own, which lives as long as it: the kernel ends a machine together with the
+    thread that started it.
+    """
+    nodes = {node_of(entry): entry for entry in plan}
+    waiting = dict(nodes)
+    threads: dict[Node, threading.Thread] = {}
+    ended: Ended = queue.SimpleQueue()
+    results: dict[Node, BakeResult] = {}
+    fault: BaseException | None = None
+    while waiting or threads:
+        for node, entry in list(waiting.items()):
+            if fault or kitchen.interruption.cancel.is_set():
+                break
+            parent = parent_of(recipes, entry)
+            if parent in nodes and parent not in results:
+                continue
+            if parent in results and results[parent].outcome in FAILURES:
+                results[node] = report_blocked(entry, f"its parent {parent[0]} was not baked", kitchen)
+            elif entry.action is not Action.BAKE:
+                results[node] = report_planned(entry, kitchen)
+            elif len(threads) < jobs:
+                carried = [other.build.id for other in plan if is_carried_with(other, entry) and other.build]
+                own = replace(kitchen, interruption=kitchen.interruption.part())
+                work = functools.partial(bake_in_turn, recipes, entry, carried, own, wait=wait)
+                threads[node] = threading.Thread(target=_tell_end, args=(node, work, ended))
+                threads[node].start()
+            else:
+                continue
+            del waiting[node]
+        if not threads:
+            break
+        node, result = ended.get()
+        threads.pop(node).join()
+        if isinstance(result, BakeResult):
+            results[node] = result
+        elif not isinstance(result, Interrupted):
+            fault = fault or result
+    if fault is not None:
+        raise fault
+    return [results[node] for node in nodes if node in results]
+
+
+def _tell_end(node: Node, work: Callable[[], BakeResult], ended: Ended) -> None:
+    try:
+        ended.put((node, work()))
+    except BaseException as error:
+        ended.put((node, error))
+
+
+def node_of(entry: PlanEntry) -> Node:
+    return entry.recipe, entry.target, entry.arch
+
+
+def parent_of(recipes: Mapping[str, Recipe], entry: PlanEntry) -> Node | None:
+    """What has to be done before; a recipe that is pinned to one image of its parent waits for nothing."""
+    parent = followed_parent(recipes[entry.recipe].targets[entry.target].source)
+    return (parent, entry.target, entry.arch) if parent else None
 
 
 def is_carried_with(other: PlanEntry, entry: PlanEntry) -> bool:
@@ -58,24 +125,102 @@ def is_carried_with(other: PlanEntry, entry: PlanEntry) -> bool:
     return other.recipe == entry.recipe and other.target != entry.target and other.action is Action.SKIP
 
 
+# --- one recipe ---------------------------------------------------------------------------------------
+
+
+def bake_in_turn(
+    recipes: Mapping[str, Recipe], entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen, *, wait: bool
+) -> BakeResult:
+    """Bake when nobody else on this host bakes the same, and if it is due then.
+
+    It is planned again: the bake of its parent, or somebody else's of itself, may have come out the same.
+    """
+    cancel = kitchen.interruption.cancel
+    said = False
+
+    def wait_a_little() -> None:
+        nonlocal said
+        kitchen.interruption.check()
+        holder = find_holder(entry, kitchen)
+        if not wait:
+            hint = f" Stop it: baker cancel {holder.id}." if holder else ""
+            raise ConflictError(
+                describe_holder(entry, holder), hint=f"Leave out --no-wait to wait for it.{hint}"
+            )
+        if holder and not said:
+            said = True
+            kitchen.show(Note(text=f"{describe_holder(entry, holder)}; waiting for it"))
+        cancel.wait(WAIT_SECONDS)
+
+    try:
+        with identity.in_turn(kitchen.settings.home, turn_name(entry, kitchen), wait_a_little):
+            entry = replan(recipes, entry, kitchen)
+            if entry.action is not Action.BAKE:
+                return report_planned(entry, kitchen)
+            kitchen.interruption.check()
+            return bake(recipes[entry.recipe], entry, carried, kitchen)
+    except ConflictError as error:
+        return report_failed(entry, f"{error}\n{error.hint}" if error.hint else str(error), kitchen)
+
+
+def turn_name(entry: PlanEntry, kitchen: Kitchen) -> str:
+    """Bakes of one recipe into different catalogs do not meet."""
+    catalog = hashlib.sha256(kitchen.settings.catalog_url.encode()).hexdigest()[:8]
+    return f"{entry.recipe}.{entry.target}.{entry.arch}.{catalog}"
+
+
+def find_holder(entry: PlanEntry, kitchen: Kitchen) -> BakeRecord | None:
+    """The bake on this host whose turn it is; None while it is still planning."""
+    home, host = kitchen.settings.home, identity.host_name()
+    for record in kitchen.catalog.bakes(running_only=True):
+        same = (record.recipe, record.target, record.arch) == node_of(entry)
+        if same and record.host == host and identity.is_alive(home, record.id):
+            return record
+    return None
+
+
+def describe_holder(entry: PlanEntry, holder: BakeRecord | None) -> str:
+    what = f"{entry.recipe} for {entry.target}/{entry.arch}"
+    if holder is None:
+        return f"another process on this host has just begun to bake {what}"
+    return f"{holder.actor} bakes {what} since {holder.started:%H:%M:%S} UTC (bake {holder.id})"
+
+
 def replan(recipes: Mapping[str, Recipe], entry: PlanEntry, kitchen: Kitchen) -> PlanEntry:
-    """Decide again, now that the parent is there: its bake may have come out the same as before."""
+    """Decide again, as things are now."""
     forced = any(reason.kind == "forced" for reason in entry.reasons)
     plan = plan_bakes(recipes, kitchen, selected=[entry.recipe], force=forced)
-    return next(found for found in plan if (found.recipe, found.target) == (entry.recipe, entry.target))
+    return next(found for found in plan if node_of(found) == node_of(entry))
+
+
+# --- what was not baked -------------------------------------------------------------------------------
+
+
+def report_planned(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
+    """For an entry that asks for no bake."""
+    if entry.action is Action.BLOCKED:
+        return report_blocked(entry, describe_reasons(entry), kitchen)
+    image = kitchen.catalog.resolve(Reference(recipe=entry.recipe))
+    return _report(entry, Outcome.UNCHANGED, kitchen, image=image.reference, reason=describe_reasons(entry))
 
 
 def report_blocked(entry: PlanEntry, reason: str, kitchen: Kitchen) -> BakeResult:
-    return _report(entry, Outcome.BLOCKED, None, reason, kitchen)
+    return _report(entry, Outcome.BLOCKED, kitchen, reason=reason)
 
 
-def report_unchanged(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
-    image = kitchen.catalog.resolve(Reference(recipe=entry.recipe))
-    return _report(entry, Outcome.UNCHANGED, image.reference, describe_reasons(entry), kitchen)
+def report_failed(entry: PlanEntry, error: str, kitchen: Kitchen) -> BakeResult:
+    """For a bake that did not begin."""
+    return _report(entry, Outcome.FAILED, kitchen, reason=describe_reasons(entry), error=error)
 
 
 def _report(
-    entry: PlanEntry, outcome: Outcome, image: str | None, reason: str, kitchen: Kitchen
+    entry: PlanEntry,
+    outcome: Outcome,
+    kitchen: Kitchen,
+    *,
+    reason: str,
+    image: str | None = None,
+    error: str | None = None,
 ) -> BakeResult:
     result = BakeResult(
         bake=None,
@@ -86,6 +231,7 @@ def _report(
         image=image,
         reason=reason,
         seconds=0.0,
+        error=error,
     )
     kitchen.show(BakeEnded(result=result))
     return result

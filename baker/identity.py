@@ -7,9 +7,12 @@ import importlib.metadata
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from baker.errors import HostError
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
@@ -22,10 +25,9 @@ def make_bake_id(*, now: float | None = None) -> str:
 
 @contextmanager
 def alive(home: Path, bake_id: str) -> Iterator[None]:
-    """Within, ``is_alive`` says yes: the lock ends with the process, however that ends."""
+    """Within, ``is_alive`` says yes: the lock ends with the process, however that ends. Raises HostError."""
     path = _lock_path(home, bake_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with _open_to_lock(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
@@ -45,21 +47,51 @@ def is_alive(home: Path, bake_id: str) -> bool:
     return False
 
 
+@contextmanager
+def in_turn(home: Path, name: str, wait: Callable[[], None]) -> Iterator[None]:
+    """Within, no other process or thread of this host is within for the same name.
+
+    While another one is, ``wait`` is called again and again: it pauses, or raises to give up. The turn ends
+    with the process, however that ends. Raises HostError.
+    """
+    with _open_to_lock(bakes_folder(home) / f"{name}.turn") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                wait()
+        yield
+
+
 def mark_kept(home: Path, bake_id: str) -> None:
     """Say that what is left of a bake is left on purpose."""
-    (home / "bakes" / f"{bake_id}.kept").touch()
+    (bakes_folder(home) / f"{bake_id}.kept").touch()
 
 
 def is_kept(home: Path, bake_id: str) -> bool:
-    return (home / "bakes" / f"{bake_id}.kept").exists()
+    return (bakes_folder(home) / f"{bake_id}.kept").exists()
 
 
 def unmark_kept(home: Path, bake_id: str) -> None:
-    (home / "bakes" / f"{bake_id}.kept").unlink(missing_ok=True)
+    (bakes_folder(home) / f"{bake_id}.kept").unlink(missing_ok=True)
 
 
 def _lock_path(home: Path, bake_id: str) -> Path:
-    return home / "bakes" / f"{bake_id}.lock"
+    return bakes_folder(home) / f"{bake_id}.lock"
+
+
+def bakes_folder(home: Path) -> Path:
+    """What processes on this host tell one another of their bakes."""
+    return home / "bakes"
+
+
+def _open_to_lock(path: Path) -> IO[str]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w")
+    except OSError as error:
+        raise HostError(f"the lock {path} cannot be made: {error.strerror}") from error
 
 
 def host_name() -> str:

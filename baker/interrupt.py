@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
-from baker.errors import Interrupted
+from baker.errors import BakerError, Interrupted
 
 
 class Interruption:
-    """Turns the first signal into ``Interrupted`` in the main thread, except where it is shielded."""
+    """Turns the first signal into ``Interrupted`` in the main thread, except where it is shielded.
+
+    Bakes run in threads of their own, which no signal reaches: each has a ``part``, which ends with the
+    whole or alone, and whose ``cancel`` and ``check`` it looks at.
+    """
 
     def __init__(self) -> None:
         self.cancel = threading.Event()
+        self._reason = "interrupted"
         self._shields = 0
+        self._lock = threading.Lock()
+        self._parts: list[Interruption] = []
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -34,22 +43,56 @@ class Interruption:
         if self.cancel.is_set():
             os.write(2, b"\nLeft as it is. Clean up later: baker system sweep\n")
             os._exit(Interrupted.exit_code)
-        self.cancel.set()
+        self.end(f"interrupted by {signal.Signals(number).name}")
         if self._shields:
             os.write(2, b"\nCleaning up (once more to leave it)\n")
         else:
-            raise Interrupted(f"interrupted by {signal.Signals(number).name}")
+            raise Interrupted(self._reason)
+
+    def part(self) -> Interruption:
+        """One for a single bake: ended when the whole is, or alone."""
+        part = Interruption()
+        self._parts.append(part)
+        if self.cancel.is_set():
+            part.end(self._reason)
+        return part
+
+    def end(self, reason: str) -> None:
+        """Ask everything that looks at this to stop."""
+        self._reason = reason
+        self.cancel.set()
+        for part in self._parts:
+            part.end(reason)
 
     @contextmanager
     def shielded(self) -> Iterator[None]:
-        """A section that a signal does not break into: cleaning up, or saying what was registered."""
-        self._shields += 1
+        """A section that is not broken into: cleaning up, or saying what was registered."""
+        with self._lock:
+            self._shields += 1
         try:
             yield
         finally:
-            self._shields -= 1
+            with self._lock:
+                self._shields -= 1
 
     def check(self) -> None:
         """Raise what a shield held back."""
         if self.cancel.is_set():
-            raise Interrupted("interrupted")
+            raise Interrupted(self._reason)
+
+    def explain(self, error: BakerError) -> BakerError:
+        """What a bake failed of: breaking it off makes other things fail, which nobody should read."""
+        return Interrupted(self._reason) if self.cancel.is_set() else error
+
+    def break_off(self, thread: int) -> None:
+        """Kill the processes that a thread started itself, unless it is shielded: it may wait for them.
+
+        ``thread`` is its native id. Does nothing where there is no /proc.
+        """
+        with self._lock:
+            if self._shields:
+                return
+            with contextlib.suppress(FileNotFoundError):
+                for pid in Path(f"/proc/self/task/{thread}/children").read_text().split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)

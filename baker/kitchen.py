@@ -10,20 +10,24 @@ from datetime import datetime
 
 from baker.catalog import Catalog
 from baker.configurer.events import Event
+from baker.errors import BakerError
 from baker.interrupt import Interruption
 from baker.knowledge import ProjectKnowledge
 from baker.log import BakeLog
 from baker.model import Recipe, Stage
 from baker.plan import PlanEntry
 from baker.progress import Progress, RecipeEvent, StageEnded, StageStarted
-from baker.providers.protocol import Provider
+from baker.providers.protocol import Machine, Provider
 from baker.settings import Settings
 from baker.teardown import Teardown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kitchen:
-    """What bakes are run with. ``environ`` holds what recipes may ask for by name, secrets among it."""
+    """What bakes are run with. ``environ`` holds what recipes may ask for by name, secrets among it.
+
+    ``enter_failed`` lets somebody look into the machine of a failed bake before it is torn down.
+    """
 
     catalog: Catalog
     providers: Mapping[str, Provider]
@@ -32,6 +36,7 @@ class Kitchen:
     show: Callable[[Progress], None]
     interruption: Interruption
     keep_failed: bool = False
+    enter_failed: Callable[[Machine, BakerError], None] | None = None
 
     @property
     def knowledge(self) -> ProjectKnowledge:
@@ -42,7 +47,10 @@ class Kitchen:
 
 @dataclass(kw_only=True, slots=True)
 class Bake:
-    """A running bake: says in the catalog, the log and on the screen which stage it is in."""
+    """A running bake: says in the catalog, the log and on the screen which stage it is in.
+
+    ``machine`` is the one that the bake is at work on, if there is one.
+    """
 
     id: str
     recipe: Recipe
@@ -52,6 +60,7 @@ class Bake:
     teardown: Teardown
     started: datetime
     seconds: dict[str, float] = field(default_factory=dict)
+    machine: Machine | None = None
     changed: int = 0
     unchanged: int = 0
 
@@ -61,7 +70,12 @@ class Bake:
 
     @contextmanager
     def stage(self, stage: Stage) -> Iterator[list[str]]:
-        """Time a stage. What is appended to the yielded list is shown as what it came to."""
+        """Time a stage. What is appended to the yielded list is shown as what it came to.
+
+        Raises Interrupted instead of beginning one that is not the teardown, when the bake is to end.
+        """
+        if stage is not Stage.TEARDOWN:
+            self.kitchen.interruption.check()
         detail: list[str] = []
         started = time.monotonic()
         self.log.write(f"== {stage}")

@@ -133,7 +133,19 @@ class AmiSource:
         return "ami(" + ", ".join(f"{key}={value}" for key, value in sorted(self.query.items())) + ")"
 
 
-Source = Reference | Bootstrap | AmiSource
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TreeSource:
+    """A root file system: a ``tar`` archive, or an image (``tag``) in an ``oci`` layout; from the project."""
+
+    format: str
+    path: str
+    tag: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.format}:{self.path}" + (f":{self.tag}" if self.tag else "")
+
+
+Source = Reference | Bootstrap | TreeSource | AmiSource
 """What a bake starts from. A Reference means: the image of the parent recipe."""
 
 

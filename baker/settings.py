@@ -30,14 +30,63 @@ _ARCHIVE: Schema = {
     "title": "an archive's address (http://, https:// or file://)",
 }
 
+_REPOSITORY: Schema = {
+    "type": "object",
+    "title": "a table",
+    "additionalProperties": False,
+    "required": ["uri", "suite", "keyring"],
+    "properties": {
+        "uri": {
+            "type": "string",
+            "pattern": r"^(https?://[^\s/]+[^\s]*|file:(//)?/[^\s]*|(?![/~-])[^\s:]+)$",
+            "title": "an http:// or https:// address, file:///FOLDER or a folder of the project",
+            "description": "Where it is; a folder is there while baking and leaves no trace in the image",
+        },
+        "suite": {"type": "string", "pattern": r"^[^\s]+$", "title": "a suite, such as trixie or ./"},
+        "components": {
+            "type": "array",
+            "items": {"type": "string", "pattern": r"^[^\s]+$", "title": "a component"},
+            "title": "a list of components",
+            "description": 'Default: ["main"]; none where the suite is a path (ends in /)',
+        },
+        "keyring": {
+            "type": "string",
+            "pattern": r"^[^\n]+$",
+            "title": "a file",
+            "description": "The public keys that sign it (gpg --export), a file of the project",
+        },
+    },
+}
+
+_AGE: Schema = {"type": "string", "pattern": r"^[0-9]{1,5}[hdw]\Z", "title": 'an age ("12h", "30d", "2w")'}
+
 LOCAL_SETTINGS: Mapping[str, Schema] = {
     "mirror": {**_ARCHIVE, "description": "Archive that bootstraps come from and that images keep using"},
     "security_mirror": {**_ARCHIVE, "description": "The archive's security updates"},
     "http_proxy": {**_URL, "description": "Proxy that build instances use; never kept in an image"},
+    "memory": {
+        "type": "string",
+        "pattern": r"^[1-9][0-9]{0,8}[KMGT]?\Z",
+        "title": 'an amount of memory ("2G")',
+        "description": "Memory that one machine may use, RAM file systems included (80 % of the host's)",
+    },
+    "pids": {
+        "type": "integer",
+        "exclusiveMinimum": 0,
+        "pattern": r"^[1-9][0-9]{0,6}\Z",
+        "title": "a number of processes",
+        "description": "Processes and threads that one machine may have at once (4096)",
+    },
+    "repositories": {
+        "type": "array",
+        "items": _REPOSITORY,
+        "title": "a list of tables",
+        "description": "Further signed apt repositories, known from the first operation on",
+    },
 }
 """Settings of the local target, in baker.toml's [local] and in a recipe's [targets.local]."""
 
-RESULT_NEUTRAL_SETTINGS: Mapping[str, frozenset[str]] = {"local": frozenset({"http_proxy"})}
+RESULT_NEUTRAL_SETTINGS: Mapping[str, frozenset[str]] = {"local": frozenset({"http_proxy", "memory", "pids"})}
 """Settings that never change what a bake comes to, so that they stay out of the fingerprint."""
 
 PROJECT_SCHEMA: Schema = {
@@ -57,6 +106,12 @@ PROJECT_SCHEMA: Schema = {
             "additionalProperties": False,
         },
         "aws": {"type": "object", "title": "a table"},
+        "clean": {
+            "type": "object",
+            "title": "a table",
+            "properties": {"logs": _AGE, "packages": _AGE},
+            "additionalProperties": False,
+        },
     },
 }
 
@@ -65,8 +120,8 @@ PROJECT_SCHEMA: Schema = {
 class Settings:
     """Everything that is configured. Paths are absolute; ``project`` and ``recipes`` are None outside one.
 
-    ``local`` and ``aws`` are baker.toml's tables over the defaults. ``variables`` holds, per target, what
-    BAKER_* variables say; see ``target_settings`` for the whole.
+    ``clean`` is baker.toml's table of that name, ``local`` and ``aws`` are its tables over the defaults.
+    ``variables`` holds, per target, what BAKER_* variables say; see ``target_settings`` for the whole.
     """
 
     home: Path
@@ -76,6 +131,7 @@ class Settings:
     recipes: Path | None = None
     local: Mapping[str, Any] = field(default_factory=dict)
     aws: Mapping[str, Any] = field(default_factory=dict)
+    clean: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -128,6 +184,7 @@ def load_settings(
         recipes=project / table.get("recipes", "recipes") if project else None,
         local={**_find_proxy(variables), **table.get("local", {})},
         aws=dict(table.get("aws", {})),
+        clean=dict(table.get("clean", {})),
         variables={target: _target_variables(target, variables) for target in TARGETS},
     )
 
@@ -199,6 +256,10 @@ def _target_variables(target: str, variables: Mapping[str, str]) -> dict[str, st
             if key not in LOCAL_SETTINGS:
                 offered = nearest(name, [prefix + known.upper() for known in LOCAL_SETTINGS])
                 raise SettingsError(f"unknown variable {name}{offered}")
+            if "pattern" not in LOCAL_SETTINGS[key]:
+                raise SettingsError(
+                    f"{name}: {key} is {LOCAL_SETTINGS[key]['title']}: set it in {PROJECT_FILE}"
+                )
             if not re.search(LOCAL_SETTINGS[key]["pattern"], value):
                 raise SettingsError(f"{name} must be {LOCAL_SETTINGS[key]['title']}, not {describe(value)}")
         found[key] = value

@@ -10,7 +10,7 @@ from pathlib import Path
 from baker import identity
 from baker.catalog import Catalog
 from baker.errors import BakerError
-from baker.model import Outcome, Resource
+from baker.model import BakeRecord, Image, ImageStatus, Outcome, Resource
 from baker.providers.protocol import Provider
 
 BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -18,10 +18,14 @@ BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Swept:
-    """What was removed (or would be), and what could not be, with the reason."""
+    """What was removed (or would be), and what could not be, with the reason.
+
+    ``finished`` are images whose bake died between registering and distributing them.
+    """
 
     removed: tuple[Resource, ...]
     failed: tuple[tuple[Resource, str], ...]
+    finished: tuple[Image, ...] = ()
 
 
 def sweep_dead_bakes(
@@ -51,7 +55,7 @@ def sweep_dead_bakes(
             is_known = (resource.provider, resource.kind, resource.id) in known
             if found and not is_known and resource.id not in held and not identity.is_alive(home, found[0]):
                 dead.append((found[0], resource))
-    removed, failed = [], []
+    removed, failed, finished = [], [], []
     for owner, resource in dead:
         try:
             if not dry_run:
@@ -63,7 +67,56 @@ def sweep_dead_bakes(
         close_records(catalog, home)
         if bake_id is not None:
             identity.unmark_kept(home, bake_id)
-    return Swept(removed=tuple(removed), failed=tuple(failed))
+    for image in find_unfinished(catalog, providers, home) if bake_id is None else ():
+        try:
+            finished.append(image if dry_run else finish_image(catalog, providers, image))
+        except (BakerError, OSError) as error:
+            resource = Resource(provider=image.builds[0].target, kind="image", id=image.reference)
+            failed.append((resource, str(error)))
+    return Swept(removed=tuple(removed), failed=tuple(failed), finished=tuple(finished))
+
+
+def find_unfinished(catalog: Catalog, providers: Mapping[str, Provider], home: Path) -> list[Image]:
+    """Images that are registered and not distributed, and that no bake still works on.
+
+    Those of other stores are left to whoever bakes there.
+    """
+    registered = [image for image in catalog.images() if image.status is ImageStatus.REGISTERED]
+    here = {record.id for record in (catalog.bakes() if registered else ()) if is_of_store(record, home)}
+    busy = {
+        record.recipe
+        for record in (catalog.bakes(running_only=True) if registered else ())
+        if not is_of_store(record, home) or identity.is_alive(home, record.id)
+    }
+    return [
+        image
+        for image in registered
+        if image.recipe not in busy
+        and all(build.target in providers and build.id in here for build in image.builds)
+    ]
+
+
+def is_of_store(record: BakeRecord, home: Path) -> bool:
+    """Whether a bake ran on this host with this BAKER_HOME."""
+    return record.host == identity.host_name() and Path(record.log_path).is_relative_to(home)
+
+
+def finish_image(catalog: Catalog, providers: Mapping[str, Provider], image: Image) -> Image:
+    """Distribute it, so that it is available; one whose artifacts are gone is deleted."""
+    for build in image.builds:
+        if not all(providers[build.target].holds(artifact) for artifact in build.artifacts):
+            reason = "its bake died, and its artifacts are gone"
+            return catalog.set_status(image.recipe, image.version, ImageStatus.DELETED, reason)
+    distributed = {
+        build.id: providers[build.target].distribute(build, image_labels(image, build.id))
+        for build in image.builds
+    }
+    return catalog.make_available(image.recipe, image.version, distributed)
+
+
+def image_labels(image: Image, bake_id: str) -> dict[str, str]:
+    """What an artifact carries of its image."""
+    return {"recipe": image.recipe, "version": str(image.version), "bake": bake_id}
 
 
 def remove(catalog: Catalog, provider: Provider, owner: str, resource: Resource) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
 from baker.providers.local.cgroups import find_cgroup_roots
-from baker.providers.local.host import missing_tools
+from baker.providers.local.host import children_of, missing_tools
+from baker.providers.local.provider import LocalProvider
 
 
 @pytest.fixture(scope="session")
@@ -31,32 +36,73 @@ def require_root() -> None:
         pytest.fail(f"missing tools: {missing}; run make test, which installs them")
 
 
-def list_traces() -> set[str]:
-    """Everything that a machine could leave on this host."""
-    mounts = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    loops = set(
-        subprocess.run(
-            ["losetup", "--noheadings", "--output", "NAME,BACK-FILE"], capture_output=True, text=True
-        )
-        .stdout.strip()
-        .splitlines()
-    )
-    groups = {str(path) for root in find_cgroup_roots().all for path in root.glob("baker-*")}
-    names = ("systemd-nspawn", "pasta", "unshare", "bwrap")
-    processes = set()
-    for path in Path("/proc").glob("[0-9]*"):
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@pytest.fixture(scope="session", autouse=True)
+def adopt_orphans() -> None:
+    """Processes that outlive their parent become this process's children: so they are known as ours."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_orphans() -> None:
+    """Whoever adopts has to reap: a dead process of a machine's namespace keeps its init from ending."""
+    for child in children_of(os.getpid()):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child, os.WNOHANG)
+
+
+def list_descendants(pid: int) -> set[str]:
+    """Every process below ``pid`` that is not dead yet, as "PID name"."""
+    found = set()
+    for child in children_of(pid):
+        found |= list_descendants(child)
         try:
-            if (path / "comm").read_text().strip() in names:
-                processes.add(f"{path.name} {(path / 'comm').read_text().strip()}")
+            name, _, rest = Path(f"/proc/{child}/stat").read_text().partition(" (")[2].rpartition(") ")
         except (FileNotFoundError, ProcessLookupError):
             continue
-    namespaces = {str(path) for path in Path("/run/netns").glob("*")}
-    return mounts | loops | groups | processes | namespaces
+        if not rest.startswith("Z"):
+            found.add(f"{child} {name}")
+    return found
+
+
+def list_traces(folders: Sequence[Path]) -> set[str]:
+    """Everything of this run that a bake could leave on this host: what happens below ``folders``, or by us.
+
+    Others may bake on the same host meanwhile: what is theirs does not count.
+    """
+    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    loops = subprocess.run(
+        ["losetup", "--noheadings", "--output", "NAME,BACK-FILE"], capture_output=True, text=True
+    ).stdout.splitlines()
+    ours = {trace for trace in [*mounts, *loops] if any(str(folder) in trace for folder in folders)}
+    stores = [
+        path
+        for folder in folders
+        for depth in ("local", "*/local", "*/*/local")
+        for path in folder.glob(depth)
+    ]
+    for store in stores:
+        prefix = LocalProvider(store.parent).cgroup_of("")
+        ours |= {str(path) for root in find_cgroup_roots().all for path in root.glob(f"{prefix}*")}
+    return ours | list_descendants(os.getpid())
 
 
 @pytest.fixture
-def nothing_left_behind() -> Iterator[None]:
-    """The test leaves no mount, loop device, cgroup, process or network namespace."""
-    before = list_traces()
+def traces(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[], set[str]]:
+    """A function that lists them."""
+    return lambda: list_traces([shared_home, tmp_path_factory.getbasetemp()])
+
+
+@pytest.fixture
+def nothing_left_behind(traces: Callable[[], set[str]]) -> Iterator[None]:
+    """The test leaves no mount, loop device, cgroup or process."""
+    before = traces()
     yield
-    assert list_traces() - before == set()
+    # The kernel takes a moment for the last of what was killed.
+    deadline = time.monotonic() + 5.0
+    while (left := traces() - before) and time.monotonic() < deadline:
+        reap_orphans()
+        time.sleep(0.05)
+    assert left == set()

@@ -160,13 +160,14 @@ packages = Table(
     "packages",
     metadata,
     Column("number", Integer, primary_key=True),
+    Column("key", Text, nullable=False, unique=True),  # see writing.package_key
+    Column("type", Text, nullable=False),
     Column("name", Text, nullable=False),
     Column("version", Text, nullable=False),
     Column("arch", Text, nullable=False),
-    Column("type", Text, nullable=False),
     Column("source", Text, nullable=False, index=True),
     Column("source_version", Text, nullable=False),
-    UniqueConstraint("name", "version", "arch", "type", "source", "source_version"),
+    Index(None, "name", "version"),
 )
 
 build_packages = link_table(

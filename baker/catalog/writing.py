@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -33,9 +34,7 @@ from baker.model import (
 )
 
 CHUNK = 1000
-"""Rows of packages that are looked up in one statement; SQLite takes 32,766 values."""
-
-PACKAGE_COLUMNS = ("name", "version", "arch", "type", "source", "source_version")
+"""Packages that are looked up in one statement; SQLite takes 32,766 values."""
 
 WITHDRAWN = (ImageStatus.REVOKED, ImageStatus.DELETED)
 
@@ -203,30 +202,41 @@ def _find_layers(connection: Connection, wanted: Sequence[Layer]) -> dict[str, i
 
 def _insert_packages(connection: Connection, build: int, contained: Sequence[Package]) -> None:
     # In one order everywhere: two that insert the same new packages never wait for each other in a circle.
-    wanted = sorted(set(contained))
-    for start in range(0, len(wanted), CHUNK):
-        chunk = wanted[start : start + CHUNK]
-        known = _find_packages(connection, chunk)
-        missing = [package for package in chunk if package not in known]
-        insert_ignoring(connection, packages, [_package_values(package) for package in missing])
-        if missing:
-            known |= _find_packages(connection, missing)
-        links = [{"build": build, "package": known[package]} for package in chunk]
+    keys = {package_key(package): package for package in sorted(contained)}
+    known = _find_packages(connection, list(keys))
+    missing = [
+        {
+            "key": key,
+            "type": package.type,
+            "name": package.name,
+            "version": package.version,
+            "arch": package.arch,
+            "source": package.source,
+            "source_version": package.source_version,
+        }
+        for key, package in keys.items()
+        if key not in known
+    ]
+    insert_ignoring(connection, packages, missing)
+    known |= _find_packages(connection, [row["key"] for row in missing])
+    links = [{"build": build, "package": known[key]} for key in keys]
+    if links:
         connection.execute(insert(build_packages), links)
 
 
-def _find_packages(connection: Connection, wanted: Sequence[Package]) -> dict[Package, int]:
-    # By two columns, and some more than wanted: SQLite looks a list of whole rows up by reading the table.
-    found = select(packages).where(
-        packages.c.name.in_([package.name for package in wanted]),
-        packages.c.version.in_([package.version for package in wanted]),
-    )
-    rows = connection.execute(found)
-    return {Package(**{name: getattr(row, name) for name in PACKAGE_COLUMNS}): row.number for row in rows}
+def _find_packages(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for start in range(0, len(keys), CHUNK):
+        wanted = packages.c.key.in_(keys[start : start + CHUNK])
+        rows = connection.execute(select(packages.c.key, packages.c.number).where(wanted))
+        found |= {row.key: row.number for row in rows}
+    return found
 
 
-def _package_values(package: Package) -> dict[str, str]:
-    return {name: getattr(package, name) for name in PACKAGE_COLUMNS}
+def package_key(package: Package) -> str:
+    """What makes two packages the same one, in one column: many are looked up at once by it."""
+    fields = (package.type, package.name, package.version, package.arch, package.source)
+    return hashlib.sha256("\0".join((*fields, package.source_version)).encode()).hexdigest()
 
 
 # --- the life of an image -------------------------------------------------------------------------

@@ -1,21 +1,23 @@
-"""bake, plan, logs."""
+"""bake, plan."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from baker.cli.completion import complete_recipe
+from baker.cli.shell import require_terminal, shell_opener
 from baker.cli.wiring import Options, make_providers, open_catalog
 from baker.console import Console, bake_json
-from baker.errors import CatalogError, UsageError
+from baker.errors import UsageError
 from baker.model import Outcome, Recipe
 from baker.settings import Settings
 
 Recipes = Annotated[
-    list[str] | None, typer.Argument(metavar="[RECIPE]…", help="All recipes if none is named.")
+    list[str] | None,
+    typer.Argument(metavar="[RECIPE]…", help="All recipes if none is named.", autocompletion=complete_recipe),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Bake also what is unchanged.")]
@@ -28,7 +30,6 @@ Offline = Annotated[
 def add_commands(app: typer.Typer) -> None:
     app.command("bake")(bake)
     app.command("plan")(plan)
-    app.command("logs")(logs)
 
 
 def select_recipes(
@@ -51,8 +52,18 @@ def bake(
     overrides: Set = None,
     on_error: Annotated[
         str,
-        typer.Option("--on-error", metavar="teardown|keep", help="Keep the build instance of a failed bake."),
+        typer.Option(
+            "--on-error",
+            metavar="teardown|keep|shell",
+            help="Keep the build instance of a failed bake, or open a shell in it before it goes.",
+        ),
     ] = "teardown",
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="How many recipes are baked at once.")
+    ] = 1,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Fail where another process bakes the same recipe now.")
+    ] = False,
     offline: Offline = False,
     as_json: Json = False,
 ) -> int:
@@ -61,10 +72,12 @@ def bake(
     from baker.interrupt import Interruption
     from baker.kitchen import Kitchen
 
-    if on_error not in ("teardown", "keep"):
-        raise UsageError(f"--on-error takes teardown or keep, not {on_error!r}")
+    if on_error not in ("teardown", "keep", "shell"):
+        raise UsageError(f"--on-error takes teardown, keep or shell, not {on_error!r}")
     options: Options = context.obj
-    console = Console(as_json=as_json)
+    console = Console(as_json=as_json, several=jobs > 1)
+    if on_error == "shell":
+        require_terminal(console, jobs=jobs)
     interruption = Interruption()
     with interruption.installed():
         settings = options.project_settings()
@@ -81,9 +94,10 @@ def bake(
                 show=console.show,
                 interruption=interruption,
                 keep_failed=on_error == "keep",
+                enter_failed=shell_opener(console) if on_error == "shell" else None,
             )
             entries = plan_bakes(found, kitchen, selected=recipes or None, force=force)
-            results = execute_plan(found, entries, kitchen)
+            results = execute_plan(found, entries, kitchen, jobs=jobs, wait=not no_wait)
     if as_json:
         console.result_json({"bakes": [bake_json(result) for result in results]})
     return int(any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results))
@@ -140,26 +154,3 @@ def plan_json(entry: Any) -> dict[str, Any]:
         "action": str(entry.action),
         "reasons": [{"kind": reason.kind, "detail": reason.detail} for reason in entry.reasons],
     }
-
-
-def logs(
-    context: typer.Context,
-    bake_id: Annotated[str, typer.Argument(metavar="BAKE", help="Its id, or the beginning of it.")],
-) -> int:
-    """Print the complete log of a bake."""
-    from baker.identity import host_name
-
-    options: Options = context.obj
-    console = Console()
-    with open_catalog(options.settings(), read_only=True) as catalog:
-        record = catalog.bake(bake_id)
-    path = Path(record.log_path)
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        where = "" if record.host == host_name() else f" (the bake ran on {record.host})"
-        raise CatalogError(f"the log {path} cannot be read{where}: {error.strerror}") from error
-    with file:
-        for line in file:
-            console.result(line.rstrip("\n"))
-    return 0

@@ -6,13 +6,19 @@ from typing import Annotated, Any
 
 import typer
 
+from baker.cli.completion import complete_channel, complete_recipe, complete_reference
 from baker.cli.wiring import Options, open_catalog
 from baker.console import Console, describe_difference, show_age, show_size
 from baker.errors import BadReference, UsageError
 from baker.model import Build, ChannelMove, Image, Package, Reference
 
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
-Ref = Annotated[str, typer.Argument(metavar="REF", help="web, web:12, web:prod or web@sha256:ab12…")]
+Ref = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF", help="web, web:12, web:prod or web@sha256:ab12…", autocompletion=complete_reference
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,7 +32,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def list_images(
     context: typer.Context,
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]")] = None,
+    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", autocompletion=complete_recipe)] = None,
     as_json: Json = False,
 ) -> int:
     """List images, newest first."""
@@ -139,7 +145,10 @@ def resolve_image(
 def promote(
     context: typer.Context,
     reference: Ref,
-    channel: Annotated[str, typer.Argument(metavar="CHANNEL", help="dev, staging, prod, …")],
+    channel: Annotated[
+        str,
+        typer.Argument(metavar="CHANNEL", help="dev, staging, prod, …", autocompletion=complete_channel),
+    ],
     reason: Annotated[str | None, typer.Option("--reason", help="Kept in the channel's history.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from baker.cli.completion import complete_reference
 from baker.cli.wiring import Options, make_providers, open_catalog
 from baker.console import Console
 from baker.errors import BadReference
@@ -19,7 +20,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def run(
     context: typer.Context,
-    reference: Annotated[str, typer.Argument(metavar="REF")],
+    reference: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_reference)],
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND…]")] = None,
 ) -> int:
     """Start a throwaway machine from an image, and run a command in it (a shell if none is given).

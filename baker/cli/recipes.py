@@ -1,4 +1,4 @@
-"""recipe ls, validate."""
+"""recipe ls, recipe schema, validate."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from baker.errors import RecipeError
 
 
 def add_commands(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="List recipes.")
+    group = typer.Typer(no_args_is_help=True, help="List recipes; what they may hold.")
     group.command("ls")(list_recipes)
+    group.command("schema")(print_schema)
     app.add_typer(group, name="recipe")
     app.command("validate")(validate)
 
@@ -48,6 +49,14 @@ def list_recipes(
         for recipe in recipes.values()
     ]
     console.table(("RECIPE", "FROM", "TARGETS", "DESCRIPTION"), rows)
+    return 0
+
+
+def print_schema() -> int:
+    """Print the JSON Schema of recipe.toml, for editors."""
+    from baker.recipes import recipe_schema
+
+    Console().result_json(recipe_schema())
     return 0
 
 

@@ -1,4 +1,4 @@
-"""system doctor, system sweep."""
+"""system doctor, sweep, df, clean."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from baker.cli.completion import complete_bake
 from baker.cli.wiring import Options, make_providers, open_catalog
-from baker.console import Console
+from baker.console import Console, show_size
 
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 
@@ -16,6 +17,8 @@ def add_commands(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="This host and what bakes left on it.")
     group.command("doctor")(doctor)
     group.command("sweep")(sweep)
+    group.command("df")(df)
+    group.command("clean")(clean)
     app.add_typer(group, name="system")
 
 
@@ -42,7 +45,10 @@ def doctor(context: typer.Context, as_json: Json = False) -> int:
 def sweep(
     context: typer.Context,
     bake_id: Annotated[
-        str | None, typer.Option("--bake", metavar="BAKE", help="Only what this bake left.")
+        str | None,
+        typer.Option(
+            "--bake", metavar="BAKE", help="Only what this bake left.", autocompletion=complete_bake
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     as_json: Json = False,
@@ -62,13 +68,84 @@ def sweep(
     if as_json:
         removed = [{"provider": r.provider, "kind": r.kind, "id": r.id} for r in swept.removed]
         failed = [{"provider": r.provider, "kind": r.kind, "id": r.id, "error": e} for r, e in swept.failed]
-        console.result_json({"removed": removed, "failed": failed, "dry_run": dry_run})
+        finished = [image.reference for image in swept.finished]
+        console.result_json({"removed": removed, "failed": failed, "finished": finished, "dry_run": dry_run})
     else:
         verb = "would remove" if dry_run else "removed"
         for resource in swept.removed:
             console.result(f"{verb} {resource.kind} {resource.id}")
+        for image in swept.finished:
+            console.result(f"{'would finish' if dry_run else 'finished'} {image.reference}: {image.status}")
         for resource, error in swept.failed:
             console.say(f"Left behind: {resource.kind} {resource.id}: {error}")
-        if not swept.removed and not swept.failed:
+        if not (swept.removed or swept.failed or swept.finished):
             console.result("nothing is left behind")
     return int(bool(swept.failed))
+
+
+def df(context: typer.Context, as_json: Json = False) -> int:
+    """Say what uses the disk under BAKER_HOME."""
+    import shutil
+    from pathlib import Path
+
+    from baker.housekeeping import measure_usage
+    from baker.providers.local.doctor import existing_ancestor
+
+    options: Options = context.obj
+    console = Console(as_json=as_json)
+    settings = options.settings()
+    url = settings.catalog_url
+    catalog = Path(url.removeprefix("sqlite:///")) if url.startswith("sqlite:///") else None
+    usage = measure_usage(settings.home, catalog)
+    total, free = sum(use.bytes for use in usage), shutil.disk_usage(existing_ancestor(settings.home)).free
+    if as_json:
+        rows = [{"name": use.name, "bytes": use.bytes, "files": use.files} for use in usage]
+        console.result_json(
+            {"home": str(settings.home), "usage": rows, "total_bytes": total, "free_bytes": free}
+        )
+        return 0
+    table = [(use.name, show_size(use.bytes), str(use.files)) for use in usage]
+    console.table(("WHAT", "SIZE", "FILES"), [*table, ("total", show_size(total), "")])
+    console.say(f"{show_size(free)} free for {settings.home}")
+    return 0
+
+
+def clean(
+    context: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove it without asking.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Remove old logs and packages, and layers that nothing needs. Never what an image needs."""
+    import time
+
+    from baker.errors import HostError
+    from baker.housekeeping import find_removable, remove
+    from baker.providers.local.store import Store
+
+    options: Options = context.obj
+    console = Console(as_json=as_json)
+    settings = options.settings()
+    found = find_removable(settings.home, settings.clean, now=time.time())
+    size = sum(item.bytes for item in found)
+    if found and not dry_run:
+        if not yes:
+            console.say(f"{len(found)} files, {show_size(size)}; --dry-run lists them.")
+            typer.confirm("Remove them?", abort=True, err=True)
+        try:
+            with Store(settings.home / "local").lock("layers"):
+                remove(settings.home, found)
+        except PermissionError as error:
+            raise HostError(f"{error.filename} may not be changed by this user", hint="Use sudo.") from error
+    if as_json:
+        rows = [
+            {"kind": item.kind, "path": str(item.path), "bytes": item.bytes, "reason": item.reason}
+            for item in found
+        ]
+        console.result_json({"removed": rows, "bytes": size, "dry_run": dry_run})
+        return 0
+    verb = "would remove" if dry_run else "removed"
+    for item in found:
+        console.result(f"{verb} {item.kind} {item.path.name}: {item.reason}")
+    console.result(f"{verb} {len(found)} files, {show_size(size)}" if found else "nothing to remove")
+    return 0

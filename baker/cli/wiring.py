@@ -78,4 +78,5 @@ def make_providers(
         raise HostError(f"the local target needs Linux; this is {sys.platform}")
     from baker.providers.local.provider import LocalProvider
 
-    return {"local": LocalProvider(settings.home, offline=offline, detached=detached)}
+    local = LocalProvider(settings.home, project=settings.project, offline=offline, detached=detached)
+    return {"local": local}

@@ -32,7 +32,10 @@ class OperationStarted:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperationEnded:
-    """The operation is done. ``ignored_error``: it failed, and the recipe said that this does not matter."""
+    """The operation is done. ``ignored_error``: it failed, and the recipe said that this does not matter.
+
+    ``converges`` is False where pyinfra itself says that the operation acts each time (server.shell).
+    """
 
     name: str
     number: int
@@ -40,6 +43,7 @@ class OperationEnded:
     seconds: float
     nested: bool
     ignored_error: bool
+    converges: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,10 +31,14 @@ class RecipeState(State):
         super().__init__(check_for_changes=False)
         self.project = project
         self.places: dict[str, tuple[str, int]] = {}
+        self.never_converge: set[str] = set()
 
     def set_op_data_for_host(self, host: Host, op_hash: str, op_data: StateOperationHostData) -> None:
         if place := self.project.locate(sys._getframe(1)):
             self.places[op_hash] = place
+        function = sys._getframe(1).f_locals.get("func")  # pyinfra keeps what it decorates nowhere else
+        if not getattr(function, "is_idempotent", True):
+            self.never_converge.add(op_hash)
         super().set_op_data_for_host(host, op_hash, op_data)
 
     def fail_hosts(self, hosts_to_fail: set[Host], activated_count: int | None = None) -> None:  # noqa: ARG002
@@ -168,6 +172,7 @@ class OperationReporter(BaseStateCallback):
                     seconds=running.seconds or 0.0,
                     nested=running.nested,
                     ignored_error=running.ignored_error,
+                    converges=running.op_hash not in self._state.never_converge,
                 )
             )
 

@@ -50,11 +50,12 @@ class ConfigureRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OperationRecord:
-    """One operation that was executed, nested ones included."""
+    """One operation that was executed, nested ones included. ``converges``: see OperationEnded."""
 
     name: str
     changed: bool
     seconds: float
+    converges: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,7 +198,9 @@ class _Listener:
         outcome = "failed (ignored)" if event.ignored_error else "changed" if event.changed else "unchanged"
         self._log(f"[{event.number}] {outcome} in {event.seconds:.1f} s")
         self._operations.append(
-            OperationRecord(name=event.name, changed=event.changed, seconds=event.seconds)
+            OperationRecord(
+                name=event.name, changed=event.changed, seconds=event.seconds, converges=event.converges
+            )
         )
 
     def _finish(self, message: Mapping[str, Any]) -> None:

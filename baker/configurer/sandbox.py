@@ -25,6 +25,10 @@ ACCOUNTS: Mapping[str, str] = {
 """All of /etc that tells of users; the host's own would tell who they are."""
 
 TOOLS: Mapping[str, str] = {"bwrap": "bubblewrap", "setpriv": "util-linux"}
+TMP_BYTES = 1 << 30
+LIMITS: Mapping[str, int] = {"as": 4 << 30, "nproc": 1024, "nofile": 1024, "core": 0}
+"""Resource limits of a recipe's process. nproc counts all processes of the user nobody on this host."""
+
 HOST_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/ssl/certs", "/etc/alternatives")
 ENVIRONMENT: Mapping[str, str] = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -83,7 +87,8 @@ def sandbox_argv(sandbox: Sandbox, module: str, *, info_fd: int, account_fds: Ma
     argv += ["--ro-bind", "/usr", "/usr"]
     for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):
         argv += _like_host(f"/{name}")
-    argv += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--tmpfs", "/tmp"]
+    argv += ["--proc", "/proc", "--dev", "/dev"]
+    argv += ["--perms", "1777", "--size", str(TMP_BYTES), "--tmpfs", "/tmp"]
     argv += _make_parents("/etc/passwd")
     for name, descriptor in account_fds.items():
         argv += ["--perms", "0444", "--ro-bind-data", str(descriptor), f"/etc/{name}"]
@@ -96,6 +101,7 @@ def sandbox_argv(sandbox: Sandbox, module: str, *, info_fd: int, account_fds: Ma
         argv += _bind(folder)
     # The first process stays root: bubblewrap has given up the right to end anybody else's when it dies.
     argv += ["--remount-ro", "/", "--", "sh", "-c", '"$@"; exit $?', "init"]
+    argv += ["prlimit", *(f"--{name}={limit}" for name, limit in LIMITS.items())]
     argv += ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
     argv += ["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--"]
     return [*argv, sys.executable, "-I", "-B", "-u", "-m", module]

@@ -23,12 +23,17 @@ from baker.configurer.sandbox import (
     require_tools,
     sandbox_argv,
 )
-from baker.configurer.wire import SOCKET_VARIABLE, WireError, receive_frame, send_frame
+from baker.configurer.wire import MAX_BODY, SOCKET_VARIABLE, WireError, receive_frame, send_frame
 from baker.errors import CommandTimeout, ConfigureError, Interrupted, MachineError
 from baker.providers.protocol import Machine
 
 TICK_SECONDS = 0.05
 """How often the clock and the cancel switch are looked at."""
+
+MAX_ITEMS = 1000
+MAX_CONNECTIONS = 64
+MAX_TOLD = 32 << 20
+"""Bytes that a recipe and its commands may put into the log and into messages, in all."""
 
 SETTLE_SECONDS = 15.0
 """How long commands that still run in the machine may take to be gone after the child is."""
@@ -50,8 +55,51 @@ class Line:
     own: bool = False
 
 
-Items = queue.SimpleQueue[Message | Line | BaseException | None]
-"""What the threads of a session tell the one that runs it, in order. None: the child's output has ended."""
+class Items:
+    """What the threads of a session tell the one that runs it, in order. None: the child's output has ended.
+
+    Whoever tells too much waits: neither an endless print nor an endless command fills this process.
+    """
+
+    def __init__(self) -> None:
+        self._queue: queue.Queue[Message | Line | BaseException | None] = queue.Queue(MAX_ITEMS)
+        self._closed = False
+
+    def put(self, item: Message | Line | BaseException | None) -> None:
+        while True:
+            with contextlib.suppress(queue.Full):
+                return self._queue.put(item, timeout=TICK_SECONDS)
+            if self._closed:
+                return None
+
+    def get(self, timeout: float) -> Message | Line | BaseException | None:
+        """Raises queue.Empty."""
+        return self._queue.get(timeout=timeout)
+
+    def empty(self) -> bool:
+        return self._queue.empty()
+
+    def close(self) -> None:
+        """Nobody takes any more: what is told when it is full is lost."""
+        self._closed = True
+
+
+class Quota:
+    """Bytes of frames that may be in memory at once; who wants more waits."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._changed = threading.Condition()
+
+    def take(self, size: int) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+
+    def give(self, size: int) -> None:
+        with self._changed:
+            self._left += size
+            self._changed.notify_all()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +124,7 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
     ConfigureError, and what ``on_item`` raises.
     """
     require_tools()
-    items: Items = queue.SimpleQueue()
+    items = Items()
     ours, theirs = socket.socketpair()
     with contextlib.closing(_Server(ours, session, items)) as server:
         with theirs:
@@ -89,10 +137,12 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
         except (Interrupted, KeyboardInterrupt):
             raise
         except BaseException:
+            items.close()
             _kill(process, child)
             server.settle(SETTLE_SECONDS)
             raise
         finally:
+            items.close()
             _kill(process, child)
             reader.join()
             _drain(session, items)
@@ -102,6 +152,7 @@ def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
 
 def _follow(session: Session, process: subprocess.Popen[bytes], server: _Server, items: Items) -> int:
     """Hand on what happens until the child is gone and nothing of it runs in the machine."""
+    told = 0
     while True:
         if session.cancel.is_set():
             raise Interrupted("interrupted")
@@ -109,12 +160,28 @@ def _follow(session: Session, process: subprocess.Popen[bytes], server: _Server,
         tick = min(TICK_SECONDS, session.clock.remaining())
         with contextlib.suppress(queue.Empty, subprocess.TimeoutExpired):
             if (item := items.get(timeout=tick)) is not None:
+                told += measure(item)
+                if told > MAX_TOLD:
+                    raise ConfigureError(
+                        f"the recipe and its commands printed more than {MAX_TOLD >> 20} MiB",
+                        hint="Redirect what a command prints to a file in the machine.",
+                    )
                 _hand_on(session, item)
                 continue
             process.wait(tick)
         exit_status = process.poll()
         if exit_status is not None and server.settle(0) and items.empty():
             return exit_status
+
+
+def measure(item: Message | Line | BaseException) -> int:
+    """About how many bytes an item takes in the log."""
+    match item:
+        case Line():
+            return len(item.text) + 26
+        case Message():
+            return len(str(item.content))
+    return 0
 
 
 def _hand_on(session: Session, item: Message | Line | BaseException) -> None:
@@ -131,7 +198,7 @@ def _drain(session: Session, items: Items) -> None:
     """The log is complete even if the child was ended; nothing else matters any more."""
     with contextlib.suppress(queue.Empty):
         while True:
-            item = items.get_nowait()
+            item = items.get(timeout=0)
             if isinstance(item, Line):
                 session.on_item(item)
 
@@ -201,6 +268,8 @@ class _Server:
         self._items = items
         self._running = 0
         self._idle = threading.Condition()
+        self._quota = Quota(2 * MAX_BODY)
+        self._connections = threading.Semaphore(MAX_CONNECTIONS)
         self._socket = parent_end
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -217,32 +286,49 @@ class _Server:
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
+                self._connections.acquire()
                 data, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
                 if not data:
                     return
+                if not descriptors:
+                    self._connections.release()
                 for descriptor in descriptors:
                     threading.Thread(target=self._serve, args=(descriptor,), daemon=True).start()
 
     def _serve(self, descriptor: int) -> None:
+        held = 0
+
+        def admit(size: int) -> None:
+            nonlocal held
+            self._quota.take(size)
+            held = size
+
         try:
             connection = socket.socket(fileno=descriptor)
         except OSError:  # it handed over something else
             os.close(descriptor)
+            self._connections.release()
             return
         connection.setblocking(True)  # gevent switched that off, at both ends
-        # The child may break off at any time (it was killed, a greenlet of it timed out).
-        with connection, contextlib.suppress(OSError, WireError):
-            while (frame := receive_frame(connection)) is not None:
-                try:
-                    header, body = self._answer(*frame)
-                except MachineError as error:  # it may tell the command
-                    text = self._session.redactor.text(str(error))
-                    self._items.put(MachineError(text, hint=error.hint))
-                    return
-                except BaseException as error:
-                    self._items.put(error)
-                    return
-                send_frame(connection, header, body)
+        try:
+            # The child may break off at any time (it was killed, a greenlet of it timed out).
+            with connection, contextlib.suppress(OSError, WireError):
+                while (frame := receive_frame(connection, admit)) is not None:
+                    try:
+                        header, body = self._answer(*frame)
+                    except MachineError as error:  # it may tell the command
+                        text = self._session.redactor.text(str(error))
+                        self._items.put(MachineError(text, hint=error.hint))
+                        return
+                    except BaseException as error:
+                        self._items.put(error)
+                        return
+                    send_frame(connection, header, body)
+                    self._quota.give(held)
+                    held = 0
+        finally:
+            self._quota.give(held)
+            self._connections.release()
 
     def _answer(self, header: Mapping[str, Any], body: bytes) -> tuple[Mapping[str, Any], bytes]:
         match header:

@@ -20,15 +20,15 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 SOCKET_VARIABLE = "BAKER_SOCKET"
 """Where the child finds the number of the descriptor that it inherits."""
 
-MAX_HEADER = 16 << 20
-MAX_BODY = 4 << 30
+MAX_HEADER = 4 << 20
+MAX_BODY = 1 << 30
 _LENGTHS = struct.Struct("!IQ")
 
 
@@ -42,14 +42,21 @@ def send_frame(connection: socket.socket, header: Mapping[str, Any], body: bytes
     connection.sendall(body)
 
 
-def receive_frame(connection: socket.socket) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame; None at the end of the connection. Raises WireError."""
+def receive_frame(
+    connection: socket.socket, admit: Callable[[int], None] | None = None
+) -> tuple[dict[str, Any], bytes] | None:
+    """The next frame; None at the end of the connection. Raises WireError.
+
+    ``admit`` is told how long a frame is, and may wait, before it is read.
+    """
     lengths = _receive(connection, _LENGTHS.size)
     if not lengths:
         return None
     header_length, body_length = _LENGTHS.unpack(lengths)
     if header_length > MAX_HEADER or body_length > MAX_BODY:
         raise WireError(f"a frame of {header_length} + {body_length} bytes is too long")
+    if admit is not None:
+        admit(header_length + body_length)
     try:
         header = json.loads(_receive(connection, header_length))
     except ValueError as error:

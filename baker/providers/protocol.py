@@ -119,8 +119,17 @@ class Provider(Protocol):
     def capture(self, bake_id: str, machine: Machine, source: ResolvedSource, teardown: Teardown) -> Captured:
         """Make the artifact of a sealed machine. It is removed again by ``teardown`` unless kept."""
 
-    def start(self, name: str, hostname: str, artifact: Artifact, teardown: Teardown) -> Machine:
+    def start(
+        self,
+        name: str,
+        hostname: str,
+        artifact: Artifact,
+        teardown: Teardown,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Machine:
         """A fresh throwaway machine from an artifact; what it changes is discarded. ``name`` is unique.
+
+        ``settings`` are the target's, for limits and the like.
 
         Raises StoreError if a part of the artifact is missing or does not match its digest.
         """

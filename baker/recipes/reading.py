@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from baker.errors import BadReference
-from baker.model import RECIPE_NAME, AmiSource, Bootstrap, Recipe, Reference, Source, TargetSpec
+from baker.model import RECIPE_NAME, AmiSource, Bootstrap, Recipe, Reference, Source, TargetSpec, TreeSource
 from baker.recipes.data import find_dates, merge_data
-from baker.recipes.schema import DISTRIBUTIONS, FROM, RECIPE_SCHEMA, RESERVED_NAMES
+from baker.recipes.schema import DISTRIBUTIONS, FROM, RECIPE_SCHEMA, RESERVED_NAMES, TREE_FORMATS
 from baker.toml_file import Document, KeyPath, Problem, describe, find_problems, read_document
 
 IMAGE_TEST_PATTERNS = ("test_*.py", "*_test.py")
@@ -101,12 +101,24 @@ def _parse_source(value: Any, target: str) -> Source | str:
         if not colon or not re.search(r"^[a-z][a-z0-9.-]*\Z", suite):
             return f'lacks the suite, as in "{name}:{"noble" if name == "ubuntu" else "trixie"}"'
         return Bootstrap(distribution=name, suite=suite)
-    if name in RESERVED_NAMES:
-        return f"is no source yet (known: recipes, {', '.join(DISTRIBUTIONS)}, AMIs)"
+    if name in TREE_FORMATS:
+        if target != "local":
+            return f'is only unpacked on the target local: give [targets.{target}] a "from" of its own'
+        return _parse_tree(name, suite)
     try:
         return Reference.parse(value)
     except BadReference:
         return f"is not {FROM['title']}"
+
+
+def _parse_tree(kind: str, rest: str) -> Source | str:
+    path, colon, tag = rest.rpartition(":") if kind == "oci" and ":" in rest else (rest, "", "")
+    if not path:
+        example = "tar:images/root.tar.zst" if kind == "tar" else "oci:images/debian"
+        return f'lacks the path, as in "{example}"'
+    if colon and not re.search(r"^[A-Za-z0-9_][A-Za-z0-9._-]*\Z", tag):
+        return f"ends in {describe(tag)}, which is no tag"
+    return TreeSource(format=kind, path=path, tag=tag or None)
 
 
 # --- checks that a schema cannot say ---------------------------------------------------------------

@@ -8,7 +8,8 @@ from baker.settings import LOCAL_SETTINGS
 from baker.toml_file import Schema
 
 DISTRIBUTIONS = ("debian", "ubuntu")
-RESERVED_NAMES = (*DISTRIBUTIONS, "oci", "tar")
+TREE_FORMATS = ("oci", "tar")
+RESERVED_NAMES = (*DISTRIBUTIONS, *TREE_FORMATS)
 """No recipe can have these names: ``from = "debian:trixie"`` would be read as a recipe's channel."""
 
 _VARIABLE: Schema = {
@@ -33,7 +34,8 @@ FROM: Schema = {
         {"type": "string"},
         {"type": "object", "additionalProperties": {"type": "string", "title": "text"}},
     ],
-    "title": 'a recipe ("base:latest"), a distribution ("debian:trixie") or a table that finds an AMI',
+    "title": 'a recipe ("base:latest"), a distribution ("debian:trixie"), a root file system ("tar:FILE", '
+    '"oci:FOLDER") or a table that finds an AMI',
     "description": "What the bake starts from",
 }
 DATA: Schema = {"type": "object", "title": "a table", "description": "host.data in deploy.py"}

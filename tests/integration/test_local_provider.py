@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,6 @@ from baker.providers.local.machine import LocalMachine
 from baker.providers.local.provider import LocalProvider
 from baker.providers.protocol import Captured, ResolvedSource
 from baker.teardown import Teardown
-from tests.conftest import list_traces
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -274,8 +273,10 @@ def test_deleting_an_artifact_keeps_layers_that_others_need(
     assert drop.layers[0].digest.removeprefix("sha256:") in left
 
 
-def test_killed_orchestrator_leaves_no_mount_process_or_loop_device(shared_home: Path) -> None:
-    before = list_traces()
+def test_killed_orchestrator_leaves_no_mount_process_or_loop_device(
+    shared_home: Path, traces: Callable[[], set[str]]
+) -> None:
+    before = traces()
     script = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
@@ -292,15 +293,13 @@ def test_killed_orchestrator_leaves_no_mount_process_or_loop_device(shared_home:
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        assert list_traces() - before
+        assert traces() - before
         process.kill()
     provider = LocalProvider(shared_home)
     deadline = time.monotonic() + 10
-    while {
-        trace for trace in list_traces() - before if "cgroup" not in trace
-    } and time.monotonic() < deadline:
+    while {trace for trace in traces() - before if "cgroup" not in trace} and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert {trace for trace in list_traces() - before if "cgroup" not in trace} == set()
+    assert {trace for trace in traces() - before if "cgroup" not in trace} == set()
     leftover = Resource(provider="local", kind="machine", id="KILLED")
     assert leftover in provider.leftovers()
     provider.remove(leftover)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from baker.errors import RecipeError, RecipeNotFound, UsageError
-from baker.model import AmiSource, Bootstrap, Reference
+from baker.model import AmiSource, Bootstrap, Reference, TreeSource
 from baker.recipes import apply_overrides, load_recipe, load_recipes, merge_data, recipe_schema, validate_all
 from baker.toml_file import locate_keys
 
@@ -103,6 +103,55 @@ def test_targets_have_their_own_source_data_and_settings(tmp_path):
     assert targets["aws"].source == AmiSource(query={"owner": "136693071363", "name": "debian-13-amd64-*"})
     assert (targets["local"].data, targets["aws"].data) == ({"size": 1}, {"size": 2})
     assert targets["aws"].settings == {"instance_type": "t3.small"}
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("tar:images/a:b.tar.gz", TreeSource(format="tar", path="images/a:b.tar.gz")),
+        ("oci:images/web", TreeSource(format="oci", path="images/web")),
+        ("oci:images/web:1.2", TreeSource(format="oci", path="images/web", tag="1.2")),
+        ("ubuntu:noble", Bootstrap(distribution="ubuntu", suite="noble")),
+    ],
+)
+def test_root_recipe_can_start_from_more_than_debian(tmp_path, text, source):
+    write_recipe(tmp_path, "base", f'from = "{text}"\n')
+    assert load_recipe(tmp_path, "base").targets["local"].source == source
+    assert str(source) == text
+
+
+REPOSITORY = """
+[[targets.local.repositories]]
+uri = "https://apt.example.test/debian"
+suite = "stable"
+keyring = "keys/example.gpg"
+"""
+
+
+def test_repositories_are_settings_of_the_local_target(tmp_path):
+    write_recipe(tmp_path, "base", ROOT + REPOSITORY)
+    settings = load_recipe(tmp_path, "base").targets["local"].settings
+    assert [table["suite"] for table in settings["repositories"]] == ["stable"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('suite = "stable"', "", '3: "targets.local.repositories[0].suite" is missing'),
+        (
+            "https://apt.example.test/debian",
+            "ftp://apt.example.test",
+            '4: "targets.local.repositories[0].uri" must be an http:// or https:// address, file:///FOLDER or a folder of the project, not "ftp://apt.example.test"',
+        ),
+        (
+            'suite = "stable"',
+            'suite = "stable"\ntrusted = true',
+            '6: unknown key "trusted" in [targets.local.repositories[0]] (known: components, keyring, suite, uri)',
+        ),
+    ],
+)
+def test_wrong_repository_is_named_by_line_and_key(tmp_path, old, new, message):
+    assert_one_problem(tmp_path, ROOT + REPOSITORY.replace(old, new), message)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ('"90s"', 90), ('"1.5h"', 5400), ("0.5", 0.5)])
@@ -237,12 +286,18 @@ def test_missing_recipes_folder_is_named(tmp_path):
         ("\n[targets.aws]\n",
          '2: "from" is missing: what target aws starts from, such as "base:latest" or an AMI query'),
         ("from = 3\n",
-         '1: "from" must be a recipe ("base:latest"), a distribution ("debian:trixie") or a table that finds an AMI, not 3'),
+         '1: "from" must be a recipe ("base:latest"), a distribution ("debian:trixie"), a root file system ("tar:FILE", "oci:FOLDER") or a table that finds an AMI, not 3'),
         ('from = "Base:1"\n',
-         '1: from = "Base:1" is not a recipe ("base:latest"), a distribution ("debian:trixie") or a table that finds an AMI'),
+         '1: from = "Base:1" is not a recipe ("base:latest"), a distribution ("debian:trixie"), a root file system ("tar:FILE", "oci:FOLDER") or a table that finds an AMI'),
         ('from = "debian"\n', '1: from = "debian" lacks the suite, as in "debian:trixie"'),
         ('from = "ubuntu:"\n', '1: from = "ubuntu:" lacks the suite, as in "ubuntu:noble"'),
-        ('from = "oci:layout"\n', '1: from = "oci:layout" is no source yet (known: recipes, debian, ubuntu, AMIs)'),
+        ('from = "tar:"\n', '1: from = "tar:" lacks the path, as in "tar:images/root.tar.zst"'),
+        ('from = "oci::v1"\n', '1: from = "oci::v1" lacks the path, as in "oci:images/debian"'),
+        ('from = "oci:layout:"\n', '1: from = "oci:layout:" ends in "", which is no tag'),
+        (
+            'from = "tar:x.tar"\n[targets.aws]\n',
+            '1: from = "tar:x.tar" is only unpacked on the target local: give [targets.aws] a "from" of its own',
+        ),
         ('from = "debain:trixie"\n', '1: from = "debain:trixie": no recipe "debain" (did you mean "debian"?)'),
         ('from = "fedora:40"\n', '1: from = "fedora:40": no recipe "fedora"'),
         ('from = { owner = "1", name = 2 }\n', '1: "from.name" must be text, not 2'),

@@ -174,6 +174,14 @@ def test_wrong_catalog_variable_is_refused_without_showing_a_password():
     )
 
 
+def test_list_cannot_be_set_by_a_variable():
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None, {"BAKER_LOCAL_REPOSITORIES": "http://m"})
+    assert str(caught.value) == (
+        "BAKER_LOCAL_REPOSITORIES: repositories is a list of tables: set it in baker.toml"
+    )
+
+
 def test_unknown_and_wrong_target_variables_are_refused():
     with pytest.raises(SettingsError) as caught:
         load_settings(None, {"BAKER_LOCAL_MIROR": "http://m"})

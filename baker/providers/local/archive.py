@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,10 +25,15 @@ from urllib.parse import unquote
 from baker.errors import CommandFailed, SourceError
 from baker.model import Bootstrap
 from baker.providers.local.host import DPKG_ARCH, run_tool
-from baker.providers.local.store import Store, json_bytes
+from baker.providers.local.repositories import Repository
+from baker.providers.local.store import Store, json_bytes, publish
 
 FRESH_SECONDS = 3600.0
-KEYRINGS = {"debian": Path("/usr/share/keyrings/debian-archive-keyring.gpg")}
+KEYRINGS = {
+    "debian": (Path("/usr/share/keyrings/debian-archive-keyring.gpg"), "debian-archive-keyring"),
+    "ubuntu": (Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"), "ubuntu-keyring"),
+}
+"""Each distribution's keys on the host, and the package that brings them."""
 INCLUDED = ("dbus", "systemd-sysv")
 """What a bootstrap holds beyond minbase: enough to boot, and to be told when it has booted."""
 
@@ -56,6 +62,7 @@ class Archive:
     """The archive of one suite and architecture.
 
     ``mirror`` and ``security_mirror`` are base addresses; without them what mmdebstrap knows is taken.
+    ``repositories`` (addresses only) are known beside it: their indexes are fetched with its own.
     """
 
     def __init__(
@@ -67,6 +74,7 @@ class Archive:
         mirror: str | None = None,
         security_mirror: str | None = None,
         proxy: str | None = None,
+        repositories: Sequence[Repository] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
         if bootstrap.distribution not in KEYRINGS:
@@ -75,31 +83,53 @@ class Archive:
         self.store = store
         self.bootstrap = bootstrap
         self.arch = arch
-        self.keyring = KEYRINGS[bootstrap.distribution]
+        self.keyring, package = KEYRINGS[bootstrap.distribution]
+        if not self.keyring.exists():
+            raise SourceError(
+                f"{bootstrap} cannot be verified: this host has no {self.keyring}",
+                hint=f"apt-get install {package}",
+            )
+        self.repositories = tuple(repositories)
         self._mirror = mirror
         self._security_mirror = security_mirror
         self._proxy = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
         self._clock = clock
         mirrors = f"{mirror} {security_mirror}".encode()
         chosen = hashlib.sha256(mirrors).hexdigest()[:8] if mirror or security_mirror else "default"
-        self.folder = store.folder / "apt" / f"{bootstrap.distribution}-{bootstrap.suite}-{arch}-{chosen}"
+        folder = store.folder / "apt" / f"{bootstrap.distribution}-{bootstrap.suite}-{arch}-{chosen}"
+        self._plain_lists = folder / "lists"
+        if self.repositories:
+            known = hashlib.sha256(repr(self.repositories).encode()).hexdigest()[:8]
+            folder = folder.with_name(f"{folder.name}-{known}")
+        self.folder = folder
         self.lists = self.folder / "lists"
-        self.debs = store.folder / "apt" / "debs"
+        # apt takes a cached package of the right name and size for the right one: what further repositories
+        # bring never lies where bakes without them would find it.
+        self._plain_debs = store.folder / "apt" / "debs"
+        self.debs = self.folder / "debs" if self.repositories else self._plain_debs
 
     # --- indexes ----------------------------------------------------------------------------------
 
     def refresh(self, *, offline: bool = False, force: bool = False) -> None:
         """Bring the indexes up to date unless they are younger than an hour. Raises SourceError."""
         stamp = self.folder / "refreshed"
-        age = self._clock() - stamp.stat().st_mtime if stamp.exists() else None
-        if age is not None and (offline or (not force and 0 <= age < FRESH_SECONDS)):
+
+        def is_fresh() -> bool:
+            age = self._clock() - stamp.stat().st_mtime if stamp.exists() else None
+            return age is not None and (offline or (not force and 0 <= age < FRESH_SECONDS))
+
+        if is_fresh():
             return
         if offline:
+            beside = "".join(f" with {repository.uri}" for repository in self.repositories)
             raise SourceError(
-                f"there are no package indexes of {self.bootstrap} here, and --offline forbids to fetch them",
+                f"there are no package indexes of {self.bootstrap}{beside} here, "
+                "and --offline forbids to fetch them",
                 hint="Run once without --offline.",
             )
         with self.store.lock(f"apt-{self.folder.name}"):
+            if is_fresh():  # somebody else has just fetched them
+                return
             self._write_configuration()
             try:
                 self._apt("update", "--error-on=any", "-qq")
@@ -108,6 +138,8 @@ class Archive:
                     f"the package archive of {self.bootstrap} cannot be read: {error.stderr_tail}",
                     hint="Check the network, the proxy, [local] mirror in baker.toml; or use --offline.",
                 ) from error
+            finally:
+                remove_files(self.lists / "partial")
             stamp.touch()
 
     def _write_configuration(self) -> None:
@@ -118,6 +150,24 @@ class Archive:
         sources = self.folder / "etc" / "sources.list"
         if not sources.exists():
             sources.write_text("".join(f"{line}\n" for line in self._source_lines()))
+        if self.repositories:
+            self._write_repositories()
+
+    def _write_repositories(self) -> None:
+        for name in ("sources.list.d", "keyrings"):
+            (self.folder / "etc" / name).mkdir(exist_ok=True)
+        for repository in self.repositories:
+            keyring = self.folder / "etc" / "keyrings" / Path(repository.keyring).name
+            keyring.write_bytes(repository.key_bytes)
+            sources = self.folder / "etc" / "sources.list.d" / Path(repository.sources).name
+            sources.write_text(repository.describe(repository.uri, str(keyring)))
+        # What is here need not be fetched again.
+        for path, folder in (
+            *((path, self.lists) for path in self._plain_lists.glob("*_*")),
+            *((path, self.debs) for path in self._plain_debs.glob("*.deb")),
+        ):
+            if not (folder / path.name).exists():
+                os.link(path, folder / path.name)
 
     def _source_lines(self) -> list[str]:
         lines = []
@@ -180,11 +230,10 @@ class Archive:
             {"name": p.name, "version": p.version, "file": p.file, "size": p.size, "sha256": p.sha256}
             for p in resolved.packages
         ]
-        remembered.write_bytes(
-            json_bytes(
-                {"lists": state, "key": resolved.key, "epoch": resolved.epoch, "packages": packages_json}
-            )
-        )
+        found = {"lists": state, "key": resolved.key, "epoch": resolved.epoch, "packages": packages_json}
+        new = remembered.with_suffix(f".{os.getpid()}.{threading.get_native_id()}")
+        new.write_bytes(json_bytes(found))
+        publish(new, remembered)
         return resolved
 
     def _lists_state(self) -> str:
@@ -201,7 +250,9 @@ class Archive:
         packages = tuple(sorted(parse_uris(printed), key=lambda package: package.file))
         epoch = self._release_date()
         identity = [[package.file, package.size, package.sha256] for package in packages]
-        key = hashlib.sha256(json.dumps([identity, epoch, sorted(names)]).encode()).hexdigest()
+        mirrors = [self._mirror, self._security_mirror]  # an image goes on using them
+        parts = [identity, epoch, sorted(names), *(mirrors if any(mirrors) else ())]
+        key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()
         return ResolvedBootstrap(key=key, packages=packages, epoch=epoch)
 
     def _required_packages(self) -> list[str]:
@@ -233,14 +284,21 @@ class Archive:
             return
         if offline:
             raise SourceError(
-                f"{len(missing)} packages of {self.bootstrap} are not in the cache "
-                f"({', '.join(package.name for package in missing[:3])}…), and --offline forbids to fetch any"
+                f"{len(missing)} packages of {self.bootstrap} are not in the cache (such as "
+                f"{', '.join(package.name for package in missing[:3])}), and --offline forbids to fetch any",
+                hint="Bake once without --offline.",
             )
+        wanted = [f"{package.name}={package.version}" for package in packages]
         try:
-            self._apt("install", "--download-only", "-qq", "-y", *(f"{p.name}={p.version}" for p in packages))
+            with self.store.lock("debs"):  # apt does not wait for its own lock
+                try:
+                    self._apt("install", "--download-only", "-qq", "-y", *wanted)
+                finally:
+                    remove_files(self.debs / "partial", "*_*.deb")
         except CommandFailed as error:
             raise SourceError(
-                f"packages of {self.bootstrap} cannot be fetched: {error.stderr_tail}"
+                f"packages of {self.bootstrap} cannot be fetched: {error.stderr_tail}",
+                hint="Bake again: what did arrive is kept.",
             ) from error
 
     def accept(self, folder: Path) -> int:
@@ -252,7 +310,7 @@ class Archive:
         for entry in os.scandir(folder) if folder.is_dir() else ():
             name, version, *rest = [*unquote(entry.name).split("_"), "", ""]
             is_package = rest[0].endswith(".deb") and entry.is_file(follow_symlinks=False)
-            if is_package and not (self.debs / entry.name).exists():
+            if is_package:  # also under a name that is here: what is here was not what apt wanted
                 offered[entry.name] = f"{name}={version}"
         if not offered:
             return 0
@@ -260,7 +318,7 @@ class Archive:
         for package in self._known(sorted(offered.values())):
             path = folder / package.file
             if package.file in offered and matches(path, package):
-                new = self.debs / "partial" / f"{package.file}.{os.getpid()}"
+                new = self.debs / "partial" / f"{package.file}.{os.getpid()}.{threading.get_native_id()}"
                 shutil.copyfile(path, new, follow_symlinks=False)
                 if matches(new, package):
                     new.replace(self.debs / package.file)
@@ -300,6 +358,12 @@ def parse_uris(printed: str) -> list[ResolvedPackage]:
             )
         )
     return packages
+
+
+def remove_files(folder: Path, pattern: str = "*") -> None:
+    """What a download that broke off left."""
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)
 
 
 def matches(path: Path, package: ResolvedPackage) -> bool:

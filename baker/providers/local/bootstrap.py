@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,30 +23,41 @@ from baker.teardown import Teardown
 def ensure_bootstrap(
     store: Store, archive: Archive, resolved: ResolvedBootstrap, teardown: Teardown, *, offline: bool
 ) -> dict[str, Any]:
-    """What ``resolved`` comes to: ``layers`` (one digest), ``packages``, ``epoch``, ``bootstrap``.
+    """What ``resolved`` comes to: see ``ensure_bottom_layer``. Raises SourceError."""
 
-    From the store, or made now. Two bakes that want the same one at once make it once. Raises SourceError.
+    def make(tree: Path) -> dict[str, Any]:
+        archive.download(resolved.packages, offline=offline)
+        packages = unpack(archive, resolved, tree)
+        return {
+            "bootstrap": str(archive.bootstrap),
+            "epoch": resolved.epoch,
+            "packages": [asdict(package) for package in packages],
+        }
+
+    return ensure_bottom_layer(store, resolved.key, teardown, make)
+
+
+def ensure_bottom_layer(
+    store: Store, key: str, teardown: Teardown, make: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """``layers`` (one digest), ``packages``, ``epoch`` and ``bootstrap``: from the store, or made now.
+
+    ``make`` fills a folder that is not there yet with a sealed tree, and returns all but ``layers``. Two
+    bakes that want the same one at once make it once.
     """
-    with store.lock(f"bootstrap-{resolved.key}"):
-        found = store.read_bootstrap(resolved.key)
+    with store.lock(f"bootstrap-{key}"):
+        found = store.read_bootstrap(key)
         if found is not None:
             return found
-        archive.download(resolved.packages, offline=offline)
         folder = store.machines / f"bootstrap-{teardown.bake_id}"
         resource = Resource(provider="local", kind="folder", id=str(folder))
         with teardown.making(resource, undo=lambda: remove_folder(folder)):
             folder.mkdir(parents=True)
         tree = folder / "root"
-        packages = unpack(archive, resolved, tree)
+        made = make(tree)
         with store.lock("layers", shared=True):
-            layer = store.add_layer(tree, parent=None)
-            made = {
-                "layers": [layer.digest],
-                "bootstrap": str(archive.bootstrap),
-                "epoch": resolved.epoch,
-                "packages": [asdict(package) for package in packages],
-            }
-            store.write_bootstrap(resolved.key, made)
+            made["layers"] = [store.add_layer(tree, parent=None).digest]
+            store.write_bootstrap(key, made)
         teardown.undo(resource)
         return made
 

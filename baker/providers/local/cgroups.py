@@ -6,19 +6,26 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from baker.errors import HostError, MachineError
 
+LIMITING = ("memory", "pids")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CgroupRoots:
-    """Where cgroups are made: ``unified`` is cgroup 2, ``named`` systemd's own hierarchy on hybrid hosts."""
+    """Where cgroups are made: ``unified`` is cgroup 2, ``named`` systemd's own hierarchy on hybrid hosts.
+
+    ``controllers`` holds, for ``memory`` and ``pids`` where these are still cgroup 1, the group of this
+    process: a machine's lies in it, so that what limits baker limits its machines too.
+    """
 
     unified: Path
     named: Path | None
+    controllers: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def all(self) -> tuple[Path, ...]:
@@ -29,6 +36,7 @@ def find_cgroup_roots(mountinfo: str | None = None) -> CgroupRoots:
     """Raises HostError where there is no cgroup 2 hierarchy."""
     text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
     unified = named = None
+    mounted: dict[str, Path] = {}
     for line in text.splitlines():
         fields, _, rest = line.partition(" - ")
         mount_point, file_system = fields.split()[4], rest.split()[0]
@@ -36,11 +44,37 @@ def find_cgroup_roots(mountinfo: str | None = None) -> CgroupRoots:
             unified = Path(mount_point)
         elif file_system == "cgroup" and "name=systemd" in rest:
             named = Path(mount_point)
+        elif file_system == "cgroup":
+            options = set(rest.split()[-1].split(","))
+            mounted |= {name: Path(mount_point) for name in options & set(LIMITING)}
     if unified is None:
         raise HostError(
             "no cgroup 2 hierarchy is mounted", hint="Boot with systemd.unified_cgroup_hierarchy=1."
         )
-    return CgroupRoots(unified=unified, named=named)
+    return CgroupRoots(unified=unified, named=named, controllers=find_own_groups(mounted))
+
+
+def find_own_groups(mounted: Mapping[str, Path]) -> dict[str, Path]:
+    """This process's group in each cgroup 1 hierarchy; the top one where a container hides it."""
+    found = dict(mounted)
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in set(controllers.split(",")) & set(mounted):
+            own = mounted[name] / path.lstrip("/")
+            if own.is_dir():
+                found[name] = own
+    return found
+
+
+def find_groups(roots: CgroupRoots, prefix: str) -> list[Path]:
+    """Every group whose name starts so, of whichever process: what a killed one left."""
+    found = [path for root in roots.all for path in root.glob(f"{prefix}*")]
+    for own in roots.controllers.values():
+        top = next((path for path in own.parents if path.is_mount()), own) if not own.is_mount() else own
+        for path, folders, _ in os.walk(top):
+            found += [Path(path, name) for name in folders if name.startswith(prefix)]
+            folders[:] = [name for name in folders if not name.startswith("baker-")]
+    return found
 
 
 def enter_cgroups(folders: Sequence[Path]) -> list[str]:

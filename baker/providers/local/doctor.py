@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import HostError
-from baker.providers.local.cgroups import find_cgroup_roots
+from baker.providers.local.cgroups import LIMITING, CgroupRoots, find_cgroup_roots
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
     host_arch,
@@ -81,9 +81,19 @@ def check_file_systems() -> Check:
 
 def check_cgroups() -> Check:
     try:
-        return Check(name="cgroups", ok=True, detail=f"cgroup 2 at {find_cgroup_roots().unified}")
+        roots = find_cgroup_roots()
+        return Check(
+            name="cgroups", ok=True, detail=f"cgroup 2 at {roots.unified}; {describe_limits(roots)}"
+        )
     except HostError as error:
         return Check(name="cgroups", ok=False, detail=str(error), remedy=error.hint)
+
+
+def describe_limits(roots: CgroupRoots) -> str:
+    """Which limits of machines this host can hold."""
+    unified = (roots.unified / "cgroup.controllers").read_text().split()
+    missing = [name for name in LIMITING if name not in roots.controllers and name not in unified]
+    return f"machines have no limit of {' and '.join(missing)}" if missing else "limits memory and processes"
 
 
 def check_space(home: Path, folder: Path) -> Check:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+import select
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -111,6 +114,24 @@ def run_tool(
     return done.stdout
 
 
+def wait_for_exit(process: subprocess.Popen[bytes], timeout: float | None) -> int:
+    """As ``process.wait``, at once: given a time limit, that one looks only every so often (up to 50 ms).
+
+    Raises subprocess.TimeoutExpired.
+    """
+    if timeout is not None and process.poll() is None:
+        deadline = time.monotonic() + timeout
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            ended = select.poll()
+            ended.register(descriptor, select.POLLIN)
+            ended.poll(min(timeout * 1000, 2**31 - 1))
+        finally:
+            os.close(descriptor)
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    return process.wait()
+
+
 def children_of(pid: int) -> list[int]:
     """Direct children, of every thread of ``pid``; empty if it is gone."""
     children = []
@@ -122,6 +143,28 @@ def children_of(pid: int) -> list[int]:
     return children
 
 
+def descendants_of(pid: int) -> list[int]:
+    """Children, their children and so on, the nearest first."""
+    found = children_of(pid)
+    for child in found:
+        found += children_of(child)
+    return found
+
+
+def wait_for_end(pids: Sequence[int], seconds: float) -> None:
+    """Wait until the processes are gone or only have to be reaped, but not for ever."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and any(is_running(pid) for pid in pids):
+        time.sleep(0.005)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
 def namespace_pids(pid: int) -> list[int]:
     """The process's id in each nested pid namespace, outermost first; empty if it is gone."""
     try:
@@ -131,3 +174,10 @@ def namespace_pids(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         pass
     return []
+
+
+def has_own_network(pid: int) -> bool:
+    """Whether the process has left our network namespace: nspawn's child does so only after a while."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")  # noqa: PTH115
+    return False

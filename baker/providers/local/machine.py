@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from baker.errors import CommandFailed, CommandTimeout, MachineError
+from baker.providers.local.bootstrap import remove_folder
 from baker.providers.local.cgroups import (
     CgroupRoots,
     cgroup_of,
@@ -28,47 +27,33 @@ from baker.providers.local.cgroups import (
     kill_cgroups,
     remove_cgroup,
 )
+from baker.providers.local.holder import (
+    DNS_FORWARD,
+    PATH,
+    MachineSpec,
+    holder_argv,
+    holder_environment,
+    network_argv,
+)
 from baker.providers.local.host import (
     booted_with_systemd,
     children_of,
+    descendants_of,
+    has_own_network,
     host_resolv_conf,
-    nameservers,
     namespace_pids,
+    wait_for_end,
+    wait_for_exit,
 )
+from baker.providers.local.limits import find_reached_limit, make_limited_groups, systemd_properties
+from baker.providers.local.output import MAX_OUTPUT, Output, feed
 from baker.providers.protocol import CommandResult, OutputSink
 
-HOLDER = Path(__file__).with_name("holder.sh")
 BOOT_SECONDS = 120.0
 STOP_SECONDS = 60.0
 DRAIN_SECONDS = 1.0
-DNS_FORWARD = "169.254.53.53"
+LIMIT_HINT = "Raise {} in [local] of baker.toml, or in [targets.local] of the recipe."
 SIGRTMIN_POWEROFF = signal.SIGRTMIN + 4
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-QUIET_UNITS = ("ldconfig.service", "systemd-journal-catalog-update.service", "systemd-update-done.service")
-"""Units of each boot that would write into the image while it is baked. They have no [Install] section, so
-that masking them for this boot changes nothing that a recipe enables or disables. Timers are stopped instead:
-they would take apt's lock, or write.
-"""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MachineSpec:
-    """How to start a machine. ``cgroup`` names a control group that nothing else on this host is in.
-
-    ``binds`` are (name, host folder, path in the machine): read through, written aside. ``quiet`` keeps
-    ``QUIET_UNITS`` and timers from running. A ``detached`` machine outlives this process.
-    """
-
-    name: str
-    cgroup: str
-    folder: Path
-    layers: tuple[Path, ...]
-    hostname: str
-    environment: Mapping[str, str]
-    binds: tuple[tuple[str, Path, str], ...] = ()
-    quiet: bool = False
-    detached: bool = False
 
 
 class LocalMachine:
@@ -80,11 +65,13 @@ class LocalMachine:
         # File systems stamp files by a clock that lags a little.
         self.started = time.time() - 1.0
         self._cgroups = cgroups
+        self._limited: list[Path] = []
         self._holder: subprocess.Popen[bytes] | None = None
         self._holder_inside = 0
         self._leader = 0
         self._commands = 0
         self._lock = threading.Lock()
+        self._rebooting = threading.RLock()
 
     @property
     def upper(self) -> Path:
@@ -119,25 +106,10 @@ class LocalMachine:
         (spec.folder / "upper").chmod(0o755)
         resolv_conf = host_resolv_conf() or f"nameserver {DNS_FORWARD}\n"
         (spec.folder / "resolv.conf").write_text(resolv_conf)
-        binds = "".join(f"{name}\t{source}\t{path}\n" for name, source, path in spec.binds)
-        boot = [f"systemd.mask={unit}" for unit in QUIET_UNITS] if spec.quiet else []
-        environment = {
-            "PATH": PATH,
-            "BAKER_MACHINE": str(spec.folder),
-            "BAKER_HOSTNAME": spec.hostname,
-            "BAKER_NSPAWN": "",
-            "BAKER_BOOT": " ".join(boot),
-            "BAKER_BINDS": binds,
-        }
-        holder = [
-            *(() if spec.detached else ("setpriv", "--pdeathsig", "KILL")),
-            *("unshare", "--mount", "--pid", "--fork", "--kill-child=KILL", "--mount-proc"),
-            *("sh", str(HOLDER), *map(str, spec.layers)),
-        ]
         with (spec.folder / "console.log").open("wb") as console:
             self._holder = subprocess.Popen(
-                self._in_own_cgroup(holder),
-                env=environment,
+                self._in_own_cgroup(holder_argv(spec)),
+                env=holder_environment(spec),
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -149,11 +121,17 @@ class LocalMachine:
         """Two machines in one cgroup would share nspawn's ``payload`` group and wait for one another."""
         if booted_with_systemd():
             scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--unit={self.spec.cgroup}"]
+            scope += systemd_properties(self.spec.limits)
             return [*scope, "--property=Delegate=yes", "--", *argv]
         folders = [root / self.spec.cgroup for root in self._cgroups.all]
         for folder in folders:
             folder.mkdir(exist_ok=True)
-        return [*enter_cgroups(folders), *argv]
+        self._limited = make_limited_groups(self.spec.cgroup, self.spec.limits, self._cgroups)
+        return [*enter_cgroups([*folders, *self._own_hierarchies()]), *argv]
+
+    def _own_hierarchies(self) -> list[Path]:
+        """The limited groups of cgroup 1; in cgroup 2 they are above the group that a command is in."""
+        return [group for group in self._limited if group.parent not in self._cgroups.all]
 
     def _wait_for_leader(self) -> None:
         assert self._holder is not None
@@ -163,9 +141,10 @@ class LocalMachine:
             if self._holder.poll() is not None:
                 raise MachineError(f"machine {self.name} did not start: {self._console_tail()}")
             for holder in children_of(self._holder.pid):
-                for child in children_of(holder):
+                for child in descendants_of(holder):
                     pids = namespace_pids(child)
-                    if len(pids) == depth and pids[-1] == 1:
+                    is_init = len(pids) == depth and pids[-1] == 1 and child != self._leader
+                    if is_init and has_own_network(child):
                         self._holder_inside, self._leader = holder, child
                         (self.spec.folder / "leader").write_text(str(child))
                         return
@@ -176,13 +155,10 @@ class LocalMachine:
 
     def _connect_network(self) -> None:
         """Outbound network by pasta, which lives and dies in the holder's pid namespace."""
-        forward = [] if nameservers(host_resolv_conf()) else ["--dns-forward", DNS_FORWARD]
-        pasta = [
-            *("pasta", "--quiet", "--config-net", "--no-map-gw", *forward, "--runas", "0"),
-            *("-t", "none", "-u", "none", "-T", "none", "-U", "none", "--netns", "machine"),
-        ]
+        if not self.spec.network:
+            return
         inside = namespace_pids(self._leader)[-2]
-        script = f"ip netns attach machine {inside} && exec {shlex.join(pasta)}"
+        script = f"ip netns attach machine {inside} && exec {shlex.join(network_argv(self.spec))}"
         done = subprocess.run(
             ["nsenter", "-t", str(self._holder_inside), "-m", "-p", "--", "sh", "-c", script],
             env={"PATH": PATH},
@@ -211,6 +187,19 @@ class LocalMachine:
         if self.spec.quiet:
             self.run(["systemctl", "stop", "*.timer"], timeout=BOOT_SECONDS)
 
+    def _follow_reboot(self) -> bool:
+        """Wait until a machine that is rebooting has booted; False if it is not. Raises MachineError."""
+        with self._rebooting:
+            if self._holder is None or not self._leader or namespace_pids(self._leader):
+                return False
+            try:
+                self._wait_for_leader()
+            except MachineError as error:
+                raise MachineError(f"machine {self.name} died") from error
+            self._connect_network()
+            self._wait_for_boot()
+            return True
+
     def _console_tail(self) -> str:
         with contextlib.suppress(FileNotFoundError):
             lines = (self.spec.folder / "console.log").read_text(errors="replace").strip().splitlines()
@@ -232,12 +221,13 @@ class LocalMachine:
         on_output: OutputSink | None = None,
     ) -> CommandResult:
         """See ``Machine.run``. A cgroup for each command, so that a time-out ends all that it started."""
+        self._follow_reboot()
         cgroups = self._make_command_cgroups()
-        collected: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        output = Output(on_output, on_flood=lambda: kill_cgroups(cgroups))
         streamed = None if stdin is None or isinstance(stdin, bytes) else stdin
         try:
             with subprocess.Popen(
-                [*enter_cgroups(cgroups), *self._enter(argv)],
+                [*enter_cgroups([*cgroups, *self._own_hierarchies()]), *self._enter(argv)],
                 env={**self._environment, **(env or {})},
                 stdin=subprocess.DEVNULL if stdin is None else (streamed or subprocess.PIPE),
                 stdout=subprocess.PIPE,
@@ -246,9 +236,7 @@ class LocalMachine:
                 start_new_session=True,
             ) as process:
                 threads = [
-                    threading.Thread(
-                        target=drain, args=(stream, name, collected[name], on_output), daemon=True
-                    )
+                    threading.Thread(target=output.drain, args=(stream, name), daemon=True)
                     for name, stream in (("stdout", process.stdout), ("stderr", process.stderr))
                 ]
                 if isinstance(stdin, bytes):
@@ -256,7 +244,7 @@ class LocalMachine:
                 for thread in threads:
                     thread.start()
                 try:
-                    exit_status = process.wait(timeout)
+                    exit_status = wait_for_exit(process, timeout)
                 except BaseException as error:
                     kill_cgroups(cgroups)
                     process.kill()
@@ -270,15 +258,51 @@ class LocalMachine:
                 deadline = time.monotonic() + DRAIN_SECONDS
                 for thread in threads:
                     thread.join(max(0.0, deadline - time.monotonic()))
+            if output.flooded:
+                raise MachineError(
+                    f"{shlex.join(argv)[:200]} printed more than {MAX_OUTPUT >> 20} MiB",
+                    hint="Redirect its output to a file in the machine.",
+                )
+            if exit_status != 0:
+                exit_status = self._explain_failure(argv, exit_status)
         finally:
             self._remove_command_cgroups(cgroups)
-        if exit_status != 0 and not self.alive():
-            raise MachineError(f"machine {self.name} died while it ran {shlex.join(argv)[:200]}")
         return CommandResult(
-            exit_status=exit_status,
-            stdout=b"".join(collected["stdout"]),
-            stderr=b"".join(collected["stderr"]),
+            exit_status=exit_status, stdout=output.whole("stdout"), stderr=output.whole("stderr")
         )
+
+    def _explain_failure(self, argv: Sequence[str], exit_status: int) -> int:
+        """The exit status of a command that failed by itself; -1 if the machine rebooted under it.
+
+        Raises MachineError if the machine is why it failed.
+        """
+        what = f"while it ran {shlex.join(argv)[:200]}"
+        reached = find_reached_limit(self._limited or cgroup_of(self._holder_inside, self._cgroups))
+        if reached is not None:
+            limit = self.spec.limits.describe(reached)
+            raise MachineError(f"machine {self.name} reached {limit} {what}", hint=LIMIT_HINT.format(reached))
+        if exit_status == -signal.SIGKILL:
+            wait_for_end([self._leader], DRAIN_SECONDS)
+        if self.alive():
+            return exit_status
+        try:
+            self._follow_reboot()
+        except MachineError as error:
+            raise MachineError(f"machine {self.name} died {what}") from error
+        return -1
+
+    def require_sound(self) -> None:
+        """Raises MachineError if it is not running, or ran into a limit: what is in it may be half done."""
+        self._follow_reboot()
+        if not self.alive():
+            raise MachineError(
+                f"machine {self.name} does not run any more: the recipe switched it off, or its init died"
+            )
+        if reached := find_reached_limit(self._limited or cgroup_of(self._holder_inside, self._cgroups)):
+            raise MachineError(
+                f"machine {self.name} reached {self.spec.limits.describe(reached)}",
+                hint=LIMIT_HINT.format(reached),
+            )
 
     @property
     def _environment(self) -> dict[str, str]:
@@ -335,7 +359,9 @@ class LocalMachine:
         environment = {**self._environment, "TERM": os.environ.get("TERM", "dumb")}
         try:
             return subprocess.run(
-                [*enter_cgroups(cgroups), *self._enter(argv)], env=environment, cwd="/"
+                [*enter_cgroups([*cgroups, *self._own_hierarchies()]), *self._enter(argv)],
+                env=environment,
+                cwd="/",
             ).returncode
         finally:
             kill_cgroups(cgroups)
@@ -349,7 +375,7 @@ class LocalMachine:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._leader, SIGRTMIN_POWEROFF)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._holder.wait(STOP_SECONDS)
+                wait_for_exit(self._holder, STOP_SECONDS)
         self._kill()
 
     def _kill(self) -> None:
@@ -359,33 +385,15 @@ class LocalMachine:
         folders = [root / self.spec.cgroup for root in self._cgroups.all]
         if booted_with_systemd():
             folders = cgroup_of(self._holder_inside or self._holder.pid, self._cgroups)
+        # Mounts and loop devices go with the last process of the namespace, a moment after unshare.
+        inside = children_of(self._holder.pid)
         self._holder.kill()
         self._holder.wait()
-        for folder in folders:
+        wait_for_end(inside, STOP_SECONDS)
+        for folder in {*folders, *self._limited}:
             remove_cgroup(folder)
 
     def discard(self) -> None:
         """Remove the machine and what it wrote. Idempotent; never follows a link out of the folder."""
         self._kill()
-        remove_machine_folder(self.spec.folder)
-
-
-def remove_machine_folder(folder: Path) -> None:
-    """Delete a machine's folder; overlay's work folders are mode 000, links are never followed."""
-    if folder.exists():
-        shutil.rmtree(folder)
-
-
-def drain(stream: IO[bytes], name: str, collected: list[bytes], on_output: OutputSink | None) -> None:
-    """Read a command's output to its end."""
-    with contextlib.suppress(OSError, ValueError):
-        while chunk := os.read(stream.fileno(), 65536):
-            collected.append(chunk)
-            if on_output is not None:
-                on_output(name, chunk)
-
-
-def feed(stream: IO[bytes], data: bytes) -> None:
-    """Write a command's input; it may stop reading early."""
-    with contextlib.suppress(OSError, ValueError), stream:
-        stream.write(data)
+        remove_folder(self.spec.folder)

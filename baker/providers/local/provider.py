@@ -4,46 +4,76 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import socket
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from baker.errors import HostError, SourceError, StoreError
 from baker.manifest import parse_dpkg_status
-from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source
+from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source, TreeSource
 from baker.providers.local.archive import Archive
 from baker.providers.local.bootstrap import ensure_bootstrap, remove_folder
-from baker.providers.local.cgroups import find_cgroup_roots, remove_cgroup
+from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove_cgroup
+from baker.providers.local.holder import MachineSpec
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
     host_arch,
     missing_file_systems,
     missing_tools,
 )
-from baker.providers.local.machine import LocalMachine, MachineSpec
+from baker.providers.local.limits import read_limits
+from baker.providers.local.machine import LocalMachine
+from baker.providers.local.proxies import loopback_port
+from baker.providers.local.repositories import (
+    SHOWN,
+    Repository,
+    find_folder,
+    install_repository,
+    pin_repositories,
+    read_repositories,
+    remove_folder_repositories,
+)
 from baker.providers.local.store import Store
 from baker.providers.local.tree import remove_mount_points, seal_tree
+from baker.providers.local.trees import ensure_tree, resolve_tree
 from baker.providers.protocol import Captured, Machine, ResolvedSource
 from baker.teardown import Teardown
 
 DPKG_STATUS = ("var", "lib", "dpkg", "status")
+OFFLINE_METHOD = Path(__file__).with_name("offline_method.sh")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """What a build instance was made of."""
+
+    chain: Mapping[str, Any]
+    archive: Archive | None
+    repositories: tuple[Repository, ...]
 
 
 class LocalProvider:
-    """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``offline`` forbids to fetch.
+    """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``project`` is where relative paths
+    of sources and settings start; ``offline`` forbids to fetch: then machines have no network either.
 
     ``detached`` machines outlive this process: for build instances that are kept for a look.
     """
 
     target = "local"
 
-    def __init__(self, home: Path, *, offline: bool = False, detached: bool = False) -> None:
+    def __init__(
+        self, home: Path, *, project: Path | None = None, offline: bool = False, detached: bool = False
+    ) -> None:
         self.arch = host_arch()
         self.store = Store(home / "local")
+        self.project = project
         self.offline = offline
         self.detached = detached
+        self._launched: dict[str, Launched] = {}
 
     def check(self) -> None:
         if os.geteuid() != 0:
@@ -61,6 +91,10 @@ class LocalProvider:
     # --- sources ----------------------------------------------------------------------------------
 
     def resolve(self, source: Source, parent: Build | None, settings: Mapping[str, Any]) -> ResolvedSource:
+        settings = pin_repositories(settings, self.project)
+        if isinstance(source, TreeSource):
+            digest = resolve_tree(self.store, source, self.project, self.arch)
+            return ResolvedSource(source=source, digest=digest, settings=settings)
         if isinstance(source, Bootstrap):
             # Who may only read plans with the package indexes as they are.
             offline = self.offline or not os.access(self.store.folder, os.W_OK)
@@ -73,7 +107,9 @@ class LocalProvider:
             source=source, digest=parent.digest, settings=settings, artifact=artifact, parent=parent
         )
 
-    def _archive(self, bootstrap: Bootstrap, settings: Mapping[str, Any]) -> Archive:
+    def _archive(
+        self, bootstrap: Bootstrap, settings: Mapping[str, Any], repositories: Sequence[Repository] = ()
+    ) -> Archive:
         return Archive(
             self.store,
             bootstrap,
@@ -81,19 +117,27 @@ class LocalProvider:
             mirror=settings.get("mirror"),
             security_mirror=settings.get("security_mirror"),
             proxy=settings.get("http_proxy"),
+            repositories=repositories,
         )
 
     # --- baking -----------------------------------------------------------------------------------
 
     def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:
         chain = self._chain(source, teardown)
-        archive = self._archive(parse_bootstrap(chain["bootstrap"]), source.settings)
-        archive.refresh(offline=self.offline)
+        wanted = read_repositories(source.settings.get("repositories", ()))
+        inherited = read_repositories(chain.get("repositories", ()))
+        repositories = tuple({repository.name: repository for repository in (*inherited, *wanted)}.values())
+        archive = self._machine_archive(chain, source, repositories)
         proxy = source.settings.get("http_proxy")
         proxies = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
+        port = loopback_port(proxy) if proxy and not self.offline else None
+        folders = [repository for repository in repositories if repository.is_folder]
+        shown = [(find_folder(each, self.project).resolve(), f"{SHOWN}/{each.name}") for each in folders]
+        if archive is not None and self.offline:
+            shown.append((self._offline_method(), "/usr/lib/apt/methods/http"))
         spec = MachineSpec(
             name=bake_id,
-            cgroup=self._cgroup_of(bake_id),
+            cgroup=self.cgroup_of(bake_id),
             folder=self.store.machines / bake_id,
             layers=self._verified_layers(chain),
             hostname=recipe.name,
@@ -101,13 +145,47 @@ class LocalProvider:
             binds=(
                 ("lists", archive.lists, "/var/lib/apt/lists"),
                 ("debs", archive.debs, "/var/cache/apt/archives"),
-            ),
+            )
+            if archive
+            else (),
             quiet=True,
             detached=self.detached,
+            limits=read_limits(source.settings),
+            shown=tuple(shown),
+            network=not self.offline,
+            loopback_ports=(port,) if port else (),
         )
-        return self._start(spec, teardown)
+        machine = self._start(spec, teardown)
+        self._launched[bake_id] = Launched(chain=chain, archive=archive, repositories=repositories)
+        for repository in wanted:
+            install_repository(machine, repository)
+        return machine
 
-    def _cgroup_of(self, machine: str) -> str:
+    def _machine_archive(
+        self, chain: Mapping[str, Any], source: ResolvedSource, repositories: Sequence[Repository]
+    ) -> Archive | None:
+        """The archive whose indexes and packages a machine begins with; None where it has no apt."""
+        if chain["bootstrap"] is None:
+            if repositories:
+                raise SourceError(
+                    f"{source.source} has no apt of a distribution that baker knows, so no repositories"
+                )
+            return None
+        known = [repository for repository in repositories if not repository.is_folder]
+        archive = self._archive(parse_bootstrap(chain["bootstrap"]), source.settings, known)
+        archive.refresh(offline=self.offline)
+        return archive
+
+    def _offline_method(self) -> Path:
+        """A copy that can be executed: packages of Python files do not keep the mode."""
+        path = self.store.folder / "apt" / OFFLINE_METHOD.name
+        new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+        shutil.copyfile(OFFLINE_METHOD, new)
+        new.chmod(0o755)
+        new.replace(path)
+        return path
+
+    def cgroup_of(self, machine: str) -> str:
         """Names the store too: the machines of another one on this host are none of our business."""
         return f"baker-{hashlib.sha256(str(self.store.folder).encode()).hexdigest()[:8]}-{machine}"
 
@@ -115,6 +193,8 @@ class LocalProvider:
         """What a machine is made of: ``layers`` (lowest first), ``packages``, ``epoch``, ``bootstrap``."""
         if source.artifact is not None:
             return self.store.read_artifact(source.artifact.id)
+        if isinstance(source.source, TreeSource):
+            return ensure_tree(self.store, source.source, self.project, self.arch, source.digest, teardown)
         assert isinstance(source.source, Bootstrap)
         archive = self._archive(source.source, source.settings)
         resolved = archive.resolve_bootstrap(offline=self.offline)
@@ -138,20 +218,25 @@ class LocalProvider:
 
     def seal(self, machine: Machine) -> None:
         assert isinstance(machine, LocalMachine)
+        machine.require_sound()
         machine.stop()
         remove_mount_points(machine.upper)
+        remove_folder_repositories(machine.upper, self._launched[machine.name].repositories)
         epoch = int(machine.spec.environment["SOURCE_DATE_EPOCH"])
         seal_tree(machine.upper, started=machine.started, epoch=epoch)
 
     def capture(self, bake_id: str, machine: Machine, source: ResolvedSource, teardown: Teardown) -> Captured:
+        del source  # what it came to when the machine was launched counts
         assert isinstance(machine, LocalMachine)
-        chain = self._chain(source, teardown)
+        launched = self._launched.pop(machine.name)
+        chain = launched.chain
         lower = [self.store.read_layer(digest) for digest in chain["layers"]]
         packages = read_packages(machine.upper)
         if packages is None:
             packages = tuple(Package(**row) for row in chain["packages"])
-        archive = self._archive(parse_bootstrap(chain["bootstrap"]), source.settings)
-        archive.accept(machine.spec.folder / "binds" / "debs" / "upper")
+        if launched.archive is not None:
+            launched.archive.accept(machine.spec.folder / "binds" / "debs" / "upper")
+        kept = [asdict(repository) for repository in launched.repositories if not repository.is_folder]
         capture = Resource(provider="local", kind="capture", id=bake_id)
         with self.store.lock("layers", shared=True), teardown.making(capture, lambda: self.remove(capture)):
             layer = self.store.add_layer(machine.upper, parent=lower[-1].digest)
@@ -161,6 +246,7 @@ class LocalProvider:
                 "bootstrap": chain["bootstrap"],
                 "epoch": chain["epoch"],
                 "packages": [asdict(package) for package in packages],
+                **({"repositories": kept} if kept else {}),
             }
             digests = [layer.digest for layer in layers]
             artifact_id = self.store.write_artifact(digests, details)
@@ -179,14 +265,23 @@ class LocalProvider:
         """Names this store to other machines: host and folder."""
         return f"{socket.gethostname()}:{self.store.folder}"
 
-    def start(self, name: str, hostname: str, artifact: Artifact, teardown: Teardown) -> Machine:
+    def start(
+        self,
+        name: str,
+        hostname: str,
+        artifact: Artifact,
+        teardown: Teardown,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Machine:
         spec = MachineSpec(
             name=name,
-            cgroup=self._cgroup_of(name),
+            cgroup=self.cgroup_of(name),
             folder=self.store.machines / name,
             layers=self._verified_layers(self.store.read_artifact(artifact.id)),
             hostname=hostname,
             environment={},
+            limits=read_limits(settings or {}),
+            network=not self.offline,
         )
         return self._start(spec, teardown)
 
@@ -214,18 +309,18 @@ class LocalProvider:
             Resource(provider="local", kind="machine", id=path.name)
             for path in (self.store.machines.iterdir() if self.store.machines.exists() else ())
         ]
-        for root in find_cgroup_roots().all:
-            prefix = self._cgroup_of("")
-            found += [
-                Resource(provider="local", kind="machine", id=path.name.removeprefix(prefix))
-                for path in root.glob(f"{prefix}*")
-            ]
+        prefix = self.cgroup_of("")
+        found += [
+            Resource(provider="local", kind="machine", id=path.name.removeprefix(prefix))
+            for path in find_groups(find_cgroup_roots(), prefix)
+        ]
         return list({resource.id: resource for resource in found}.values())
 
     def remove(self, resource: Resource) -> None:
         if resource.kind == "machine":
-            for root in find_cgroup_roots().all:
-                remove_cgroup(root / self._cgroup_of(resource.id))
+            for group in find_groups(find_cgroup_roots(), self.cgroup_of(resource.id)):
+                if group.name == self.cgroup_of(resource.id):
+                    remove_cgroup(group)
             remove_folder(self.store.machines / resource.id)
         elif resource.kind == "capture":
             self.store.delete_captures(resource.id)

@@ -3,7 +3,8 @@
 layers/HEX.erofs        one layer, named by the sha256 of the file; HEX.files is its file list
 artifacts/HEX.json      a chain of layers (named by the digest of the chain) and what it is
 bootstraps/KEY.json     the layer that a resolved set of packages came to
-apt/…                   see ``packages.py``
+apt/…                   see ``archive.py``
+digests/HEX             what large files of projects came to, so that they are read once
 machines/NAME/          a running machine; nothing outlives it
 """
 
@@ -37,6 +38,7 @@ class Store:
         self.artifacts = folder / "artifacts"
         self.bootstraps = folder / "bootstraps"
         self.machines = folder / "machines"
+        self.digests = folder / "digests"
 
     def create(self) -> None:
         for path in (self.folder, self.layers, self.artifacts, self.bootstraps, self.machines):
@@ -112,13 +114,20 @@ class Store:
     # --- artifacts --------------------------------------------------------------------------------
 
     def write_artifact(self, layers: Sequence[str], details: Mapping[str, Any]) -> str:
-        """Record a chain of layers; returns its id. A chain that is already there is left as it is."""
+        """Record a chain of layers; returns its id.
+
+        One that is there already is left as it is, but ``details["bake"]`` joins in it: two bakes at once
+        may come to the same, and one of them may fail.
+        """
         artifact = "sha256:" + hashlib.sha256("\n".join(layers).encode()).hexdigest()
-        if self.has_artifact(artifact):
-            return artifact
-        self._write(
-            self._artifact_path(artifact), json_bytes({"id": artifact, "layers": list(layers), **details})
-        )
+        made = {"id": artifact, "layers": list(layers), **details}
+        with self.lock("artifacts"):
+            if self.has_artifact(artifact):
+                found = self.read_artifact(artifact)
+                if "labels" in found:
+                    return artifact
+                made = {**found, "joined": [*found.get("joined", []), details["bake"]]}
+            self._write(self._artifact_path(artifact), json_bytes(made))
         return artifact
 
     def _artifact_path(self, artifact: str) -> Path:
@@ -130,17 +139,21 @@ class Store:
 
     def label_artifact(self, artifact: str, labels: Mapping[str, Any]) -> None:
         """Write labels beside the artifact: the catalog can be rebuilt from them. Raises StoreError."""
-        self._write(
-            self._artifact_path(artifact),
-            json_bytes({**self.read_artifact(artifact), "labels": dict(labels)}),
-        )
+        with self.lock("artifacts"):
+            labelled = {**self.read_artifact(artifact), "labels": dict(labels)}
+            self._write(self._artifact_path(artifact), json_bytes(labelled))
 
     def delete_captures(self, bake_id: str) -> None:
         """Forget what a bake captured and nobody registered, and layers that nothing names. Idempotent."""
-        for path in self.artifacts.glob("*.json"):
-            found = self._read_json(path, path.name)
-            if found.get("bake") == bake_id and "labels" not in found:
-                path.unlink(missing_ok=True)
+        with self.lock("artifacts"):
+            for path, found in self._read_folder(self.artifacts):
+                owners = [found.get("bake"), *found.get("joined", [])]
+                if "labels" in found or bake_id not in owners:
+                    continue
+                if left := [owner for owner in owners if owner != bake_id]:
+                    self._write(path, json_bytes({**found, "bake": left[0], "joined": left[1:]}))
+                else:
+                    path.unlink(missing_ok=True)
         self.remove_unused_layers()
 
     def has_artifact(self, artifact: str) -> bool:
@@ -159,8 +172,9 @@ class Store:
         """Remove every layer that neither an artifact nor a bootstrap names."""
         with self.lock("layers"):
             needed: set[str] = set()
-            for path in [*self.artifacts.glob("*.json"), *self.bootstraps.glob("*.json")]:
-                needed.update(self._read_json(path, path.name)["layers"])
+            for folder in (self.artifacts, self.bootstraps):
+                for _, found in self._read_folder(folder):
+                    needed.update(found["layers"])
             for path in self.layers.iterdir():
                 if f"sha256:{path.stem}" not in needed:
                     path.unlink(missing_ok=True)
@@ -169,6 +183,11 @@ class Store:
 
     def write_bootstrap(self, key: str, made: Mapping[str, Any]) -> None:
         self._write(self.bootstraps / f"{key}.json", json_bytes(made))
+
+    def remember_digest(self, path: Path, text: str) -> None:
+        """Raises OSError where this process may not write."""
+        path.parent.mkdir(exist_ok=True)
+        self._write(path, text.encode())
 
     def read_bootstrap(self, key: str) -> dict[str, Any] | None:
         """What a key came to, or None if it was never made here or its layer is gone."""
@@ -205,6 +224,17 @@ class Store:
         with self._temporary(path.parent) as new:
             new.write_bytes(content)
             publish(new, path)
+
+    def _read_folder(self, folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+        """Every JSON file there, but those that somebody removes meanwhile. Raises StoreError."""
+        for path in folder.glob("*.json"):
+            try:
+                found = self._read_json(path, path.name)
+            except StoreError:
+                if path.exists():
+                    raise
+                continue
+            yield path, found
 
     def _read_json(self, path: Path, what: str) -> dict[str, Any]:
         try:

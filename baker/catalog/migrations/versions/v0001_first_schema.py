@@ -55,23 +55,17 @@ def upgrade() -> None:
     op.create_table(
         "packages",
         sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("version", sa.Text(), nullable=False),
         sa.Column("arch", sa.Text(), nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("source_version", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_packages")),
-        sa.UniqueConstraint(
-            "name",
-            "version",
-            "arch",
-            "type",
-            "source",
-            "source_version",
-            name=op.f("uq_packages_name_version_arch_type_source_source_version"),
-        ),
+        sa.UniqueConstraint("key", name=op.f("uq_packages_key")),
     )
+    op.create_index(op.f("ix_packages_name_version"), "packages", ["name", "version"], unique=False)
     op.create_index(op.f("ix_packages_source"), "packages", ["source"], unique=False)
     op.create_table(
         "recipes",

@@ -1,0 +1,1 @@
+"""Measured comparisons; see docs/benchmarks.md."""

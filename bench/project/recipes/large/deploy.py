@@ -1,0 +1,3 @@
+from pyinfra.operations import apt
+
+apt.packages(name="Install nginx and PostgreSQL", packages=["nginx", "postgresql"], update=True)
