@@ -58,7 +58,7 @@ _REPOSITORY: Schema = {
     },
 }
 
-_AGE: Schema = {"type": "string", "pattern": r"^[0-9]{1,5}[hdw]\Z", "title": 'an age ("12h", "30d", "2w")'}
+_AGE: Schema = {"type": "string", "pattern": r"^[0-9]{1,5}[hdw]$", "title": 'an age ("12h", "30d", "2w")'}
 
 LOCAL_SETTINGS: Mapping[str, Schema] = {
     "mirror": {**_ARCHIVE, "description": "Archive that bootstraps come from and that images keep using"},
@@ -66,14 +66,14 @@ LOCAL_SETTINGS: Mapping[str, Schema] = {
     "http_proxy": {**_URL, "description": "Proxy that build instances use; never kept in an image"},
     "memory": {
         "type": "string",
-        "pattern": r"^[1-9][0-9]{0,8}[KMGT]?\Z",
+        "pattern": r"^[1-9][0-9]{0,8}[KMGT]?$",
         "title": 'an amount of memory ("2G")',
         "description": "Memory that one machine may use, RAM file systems included (80 % of the host's)",
     },
     "pids": {
         "type": "integer",
         "exclusiveMinimum": 0,
-        "pattern": r"^[1-9][0-9]{0,6}\Z",
+        "pattern": r"^[1-9][0-9]{0,6}$",
         "title": "a number of processes",
         "description": "Processes and threads that one machine may have at once (4096)",
     },

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from baker.providers.local.cgroups import find_cgroup_roots
+from baker.providers.local.cgroups import find_cgroup_roots, find_groups
 from baker.providers.local.host import children_of, missing_tools
 from baker.providers.local.provider import LocalProvider
 
@@ -85,7 +85,7 @@ def list_traces(folders: Sequence[Path]) -> set[str]:
     ]
     for store in stores:
         prefix = LocalProvider(store.parent).cgroup_of("")
-        ours |= {str(path) for root in find_cgroup_roots().all for path in root.glob(f"{prefix}*")}
+        ours |= {str(path) for path in find_groups(find_cgroup_roots(), prefix)}
     return ours | list_descendants(os.getpid())
 
 

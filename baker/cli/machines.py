@@ -46,7 +46,8 @@ def run(
     teardown = Teardown(run_id, None)
     with identity.alive(settings.home, run_id), interruption.installed():
         try:
-            machine = provider.start(run_id, image.recipe, build.artifacts[0], teardown)
+            limits = {**settings.local, **settings.variables["local"]}
+            machine = provider.start(run_id, image.recipe, build.artifacts[0], teardown, limits)
             if sys.stdin.isatty() and sys.stdout.isatty():
                 return machine.interactive(command or ["/bin/bash", "--login"])
             done = machine.run(

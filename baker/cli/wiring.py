@@ -51,7 +51,7 @@ def open_catalog(settings: Settings, *, read_only: bool = False, or_empty: bool 
     from baker.catalog import Catalog
 
     url, scratch = settings.catalog_url, None
-    if or_empty and url.startswith("sqlite:///") and not os.path.lexists(url.removeprefix("sqlite:///")):
+    if or_empty and url.startswith("sqlite:///") and is_missing(url.removeprefix("sqlite:///")):
         scratch = tempfile.TemporaryDirectory(prefix="baker-empty-")
         url, read_only = f"sqlite:///{scratch.name}/catalog.db", False
     try:
@@ -60,6 +60,17 @@ def open_catalog(settings: Settings, *, read_only: bool = False, or_empty: bool 
     finally:
         if scratch is not None:
             scratch.cleanup()
+
+
+def is_missing(path: str) -> bool:
+    """Whether nothing is there; a path that this user may not look at is not missing."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def load_project_recipes(settings: Settings) -> Mapping[str, Recipe]:

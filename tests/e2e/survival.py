@@ -106,7 +106,11 @@ def inject(project: Project, stage: str, fault: str, traces: Callable[[], set[st
     (project.home / "filler").unlink(missing_ok=True)
     if fault == "kill -9":
         project.run("system", "sweep")  # cgroups and folders: what the kernel does not remove
-    return Survived(status=process.returncode, stderr=stderr, leaks=tuple(sorted(traces() - before)))
+    # What was killed takes the kernel a moment to clear away.
+    deadline = time.monotonic() + 5
+    while (leaks := traces() - before) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return Survived(status=process.returncode, stderr=stderr, leaks=tuple(sorted(leaks)))
 
 
 def find_unsound(project: Project) -> list[str]:

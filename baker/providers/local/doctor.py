@@ -82,9 +82,7 @@ def check_file_systems() -> Check:
 def check_cgroups() -> Check:
     try:
         roots = find_cgroup_roots()
-        return Check(
-            name="cgroups", ok=True, detail=f"cgroup 2 at {roots.unified}; {describe_limits(roots)}"
-        )
+        return Check(name="cgroups", ok=True, detail=f"cgroup 2 at {roots.unified}; {describe_limits(roots)}")
     except HostError as error:
         return Check(name="cgroups", ok=False, detail=str(error), remedy=error.hint)
 

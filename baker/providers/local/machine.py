@@ -41,6 +41,7 @@ from baker.providers.local.host import (
     descendants_of,
     has_own_network,
     host_resolv_conf,
+    is_running,
     namespace_pids,
     wait_for_end,
     wait_for_exit,
@@ -190,7 +191,7 @@ class LocalMachine:
     def _follow_reboot(self) -> bool:
         """Wait until a machine that is rebooting has booted; False if it is not. Raises MachineError."""
         with self._rebooting:
-            if self._holder is None or not self._leader or namespace_pids(self._leader):
+            if self._holder is None or not self._leader or is_running(self._leader):
                 return False
             try:
                 self._wait_for_leader()
@@ -209,7 +210,7 @@ class LocalMachine:
     # --- using ------------------------------------------------------------------------------------
 
     def alive(self) -> bool:
-        return self._holder is not None and self._holder.poll() is None and bool(namespace_pids(self._leader))
+        return self._holder is not None and self._holder.poll() is None and is_running(self._leader)
 
     def run(
         self,
