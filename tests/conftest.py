@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -36,35 +34,32 @@ def require_root() -> None:
         pytest.fail(f"missing tools: {missing}; run make test, which installs them")
 
 
-PR_SET_CHILD_SUBREAPER = 36
-
-
-@pytest.fixture(scope="session", autouse=True)
-def adopt_orphans() -> None:
-    """Processes that outlive their parent become this process's children: so they are known as ours."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def reap_orphans() -> None:
-    """Whoever adopts has to reap: a dead process of a machine's namespace keeps its init from ending."""
-    for child in children_of(os.getpid()):
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(child, os.WNOHANG)
-
-
 def list_descendants(pid: int) -> set[str]:
     """Every process below ``pid`` that is not dead yet, as "PID name"."""
     found = set()
     for child in children_of(pid):
-        found |= list_descendants(child)
-        try:
-            name, _, rest = Path(f"/proc/{child}/stat").read_text().partition(" (")[2].rpartition(") ")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if not rest.startswith("Z"):
-            found.add(f"{child} {name}")
-    return found
+        found |= {describe_process(child)} | list_descendants(child)
+    return found - {""}
+
+
+def list_orphans(marks: Sequence[str]) -> set[str]:
+    """Processes whose parent is gone and whose command or control group names one of ``marks``."""
+    found = set()
+    for child in children_of(1):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            told = Path(f"/proc/{child}/cmdline").read_text() + Path(f"/proc/{child}/cgroup").read_text()
+            if any(mark in told for mark in marks):
+                found |= {describe_process(child)} | list_descendants(child)
+    return found - {""}
+
+
+def describe_process(pid: int) -> str:
+    """ "PID name", or nothing for one that is dead."""
+    try:
+        name, _, rest = Path(f"/proc/{pid}/stat").read_text().partition(" (")[2].rpartition(") ")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if rest.startswith("Z") else f"{pid} {name}"
 
 
 def list_traces(folders: Sequence[Path]) -> set[str]:
@@ -83,10 +78,11 @@ def list_traces(folders: Sequence[Path]) -> set[str]:
         for depth in ("local", "*/local", "*/*/local")
         for path in folder.glob(depth)
     ]
-    for store in stores:
-        prefix = LocalProvider(store.parent).cgroup_of("")
+    prefixes = [LocalProvider(store.parent).cgroup_of("") for store in stores]
+    for prefix in prefixes:
         ours |= {str(path) for path in find_groups(find_cgroup_roots(), prefix)}
-    return ours | list_descendants(os.getpid())
+    marks = [*map(str, folders), *prefixes]
+    return ours | list_descendants(os.getpid()) | list_orphans(marks)
 
 
 @pytest.fixture
@@ -103,6 +99,5 @@ def nothing_left_behind(traces: Callable[[], set[str]]) -> Iterator[None]:
     # The kernel takes a moment for the last of what was killed.
     deadline = time.monotonic() + 5.0
     while (left := traces() - before) and time.monotonic() < deadline:
-        reap_orphans()
         time.sleep(0.05)
     assert left == set()

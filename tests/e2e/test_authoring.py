@@ -212,8 +212,10 @@ def test_failed_bake_opens_a_shell_in_its_machine_and_then_tears_it_down(
     person = at_terminal("bake", "greet", "--on-error", "shell")
     assert '"Fall over" failed' in person.wait_for("root@greet")
     person.type("cat /root/mark\n")
-    person.wait_for("of-the-bake")
-    person.type("\x03")  # is for the shell, not for the bake
+    person.wait_for("of-the-bake\r\n")
+    person.wait_for("root@greet")
+    person.type("\x03")  # is for the shell, not for the bake; it takes typed-ahead input with it
+    person.wait_for("root@greet")
     person.type("exit\n")
     assert "teardown" in person.wait_for("baker logs")
     assert person.end() == 1
