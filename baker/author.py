@@ -14,14 +14,23 @@ from pathlib import Path
 
 from baker import identity
 from baker.bake import read_secrets
-from baker.configurer import Configured, ConfigureRequest, OperationRecord, configure, run_image_tests
+from baker.configurer import (
+    Configured,
+    ConfigureRequest,
+    OperationRecord,
+    Standby,
+    child_spec,
+    configure,
+    run_image_tests,
+    tests_child_spec,
+)
 from baker.configurer.events import Event, OperationEnded
 from baker.errors import BakerError, Interrupted
 from baker.fingerprint import LITTER
 from baker.interrupt import Interruption
 from baker.log import BakeLog
 from baker.model import Recipe, Resource, Stage
-from baker.progress import Note, Progress, RecipeEvent, StageEnded, StageStarted
+from baker.progress import Note, Progress, RecipeEvent, StageEnded, StageStarted, count
 from baker.providers.protocol import Machine, Provider, ResolvedSource
 from baker.teardown import LeftBehind, Teardown
 
@@ -69,12 +78,13 @@ class Trial:
     workshop: Workshop
     log: BakeLog
     teardown: Teardown
+    standby: Standby
     _configured: Configured | None = None
     _stamps: Stamps = field(default_factory=dict)
 
     def apply(self, changed: Sequence[str] = ()) -> Round:
         """Apply the recipe as it is now and run its image tests (only these, if nothing else ``changed``)."""
-        started = time.time()
+        started, begun = time.time(), time.monotonic()
         before = self._look()
         error, tests, applied = None, 0, None
         if not changed or not all(map(self._is_image_test, changed)):
@@ -93,7 +103,7 @@ class Trial:
         now = self._look()
         fresh = {path: None if _is_newer(stamp, started) else stamp for path, stamp in now.items()}
         self._stamps = {path: before.get(path, fresh[path]) for path in now}
-        seconds = round(time.time() - started, 3)
+        seconds = round(time.monotonic() - begun, 3)
         return Round(configured=applied, tests=tests, seconds=seconds, error=error)
 
     def find_changes(self) -> list[str]:
@@ -115,6 +125,10 @@ class Trial:
         Raises what ``configure`` raises.
         """
         return tuple(operation for operation in self._configure().operations if operation.changed)
+
+    def get_ready(self) -> None:
+        """Start the next round's processes: they import while the author types."""
+        prepare_round(self.recipe, self.workshop, self.standby)
 
     def restart(self) -> None:
         """Go on with a fresh machine from the recipe's source."""
@@ -148,9 +162,15 @@ class Trial:
         cancel = self.workshop.interruption.cancel
         with stage(Stage.CONFIGURE, self.id, self.recipe, self.workshop, self.log) as detail:
             configured = configure(
-                request, self.machine, on_event=self._show, log=self.log.write, cancel=cancel
+                request,
+                self.machine,
+                on_event=self._show,
+                log=self.log.write,
+                cancel=cancel,
+                standby=self.standby,
             )
-            detail.append(f"{configured.changed} operations changed, {configured.unchanged} did not")
+            changed = count(configured.changed, "operation")
+            detail.append(f"{changed} changed, {configured.unchanged} did not")
         return configured
 
     def _run_tests(self) -> int:
@@ -167,9 +187,10 @@ class Trial:
                 cancel=self.workshop.interruption.cancel,
                 timeout=self.recipe.total_timeout,
                 hidden=[str(self.workshop.home)],
+                standby=self.standby,
             )
             passed = sum(test.outcome == "passed" for test in report.tests)
-            detail.append(f"{passed} image tests passed")
+            detail.append(f"{count(passed, 'image test')} passed")
         return passed
 
     def _show(self, event: Event) -> None:
@@ -244,15 +265,31 @@ def trying(workshop: Workshop) -> Iterator[Trial]:
     with identity.alive(workshop.home, trial_id), BakeLog.open(log_path) as log:
         log.write(f"try {trial_id} of {recipe.name} for {workshop.target}")
         workshop.show(Note(text=f"{recipe.name} for {workshop.target}, log {log_path}"))
+        standby = Standby()
         try:
+            prepare_round(recipe, workshop, standby)
             machine = launch(trial_id, recipe, workshop, log, teardown)
             yield Trial(
-                id=trial_id, recipe=recipe, machine=machine, workshop=workshop, log=log, teardown=teardown
+                id=trial_id,
+                recipe=recipe,
+                machine=machine,
+                workshop=workshop,
+                log=log,
+                teardown=teardown,
+                standby=standby,
             )
         finally:
+            standby.close()
             with workshop.interruption.shielded():
                 for left in teardown.close():
                     workshop.show(Note(text=describe_left_behind(left)))
+
+
+def prepare_round(recipe: Recipe, workshop: Workshop, standby: Standby) -> None:
+    hidden = [str(workshop.home)]
+    standby.prepare(child_spec(recipe, workshop.environ, hidden))
+    if recipe.image_tests:
+        standby.prepare(tests_child_spec(recipe, hidden))
 
 
 def launch(trial_id: str, recipe: Recipe, workshop: Workshop, log: BakeLog, teardown: Teardown) -> Machine:

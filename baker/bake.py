@@ -5,29 +5,34 @@
 
 from __future__ import annotations
 
-import subprocess
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from baker import identity
 from baker.cancelling import heeding_cancel
-from baker.catalog import Catalog
-from baker.configurer import Configured, ConfigureRequest, configure, run_image_tests
-from baker.errors import BakerError, CatalogError, HostError, Interrupted, UsageError
-from baker.fingerprint import fingerprint, traced_inputs
+from baker.configurer import (
+    Configured,
+    ConfigureRequest,
+    child_spec,
+    configure,
+    run_image_tests,
+    tests_child_spec,
+)
+from baker.ending import finish
+from baker.errors import BakerError, HostError, ImageTestError, UsageError
+from baker.fingerprint import fingerprint, image_test_inputs, traced_inputs
 from baker.kitchen import Bake, Kitchen
-from baker.knowledge import tool_versions
+from baker.knowledge import resolve_parent, tool_versions
 from baker.log import FREE_SPACE, BakeLog
-from baker.manifest import ManifestDifference, compare_manifests, fold_layers, manifest_digest
-from baker.model import BakeResult, Build, Image, Manifest, Outcome, Provenance, Recipe, Reference, Stage
-from baker.plan import PlanEntry
-from baker.progress import BakeEnded, BakeStarted
+from baker.manifest import fold_layers, manifest_digest
+from baker.model import BakeResult, Build, Image, Manifest, Provenance, Recipe, Reference, Stage
+from baker.plan import Action, PlanEntry, describe_reasons
+from baker.progress import BakeStarted, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
 from baker.settings import target_settings
-from baker.teardown import LeftBehind, Teardown
+from baker.sidecar import format_wanted
+from baker.teardown import Teardown
 
 
 def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
@@ -71,7 +76,7 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
         image: Image | None = None
         error: BakerError | None = None
         try:
-            image = reissue(running, carried) if entry.build else run_pipeline(running, carried)
+            image = use_again(running, carried) if entry.build else run_pipeline(running, carried)
         except BakerError as failure:
             log.write(f"failed: {failure}")
             error = kitchen.interruption.explain(failure)
@@ -97,14 +102,17 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
     with bake.stage(Stage.RESOLVE) as detail:
         secrets = read_secrets(recipe, bake.kitchen.environ)
         source = resolve_source(bake)
+        claim_builds(bake, [*([source.parent.id] if source.parent else []), *carried])
         # Looked at before the recipe runs: what is edited meanwhile counts as changed at the next plan.
         inputs = bake.kitchen.knowledge.static_inputs(recipe, bake.entry.target, bake.entry.arch, source)
         detail.append(f"{source.source} is {source.digest[:19]}")
     with bake.stage(Stage.LAUNCH):
+        prepare_configurer(bake)
         bake.machine = machine = provider.launch(bake.id, recipe, source, teardown)
     with bake.stage(Stage.CONFIGURE) as detail:
         configured = apply_recipe(bake, machine, secrets)
-        detail.append(f"{configured.changed} operations changed, {configured.unchanged} did not")
+        changed = count(configured.changed, "operation")
+        detail.append(f"{changed} changed, {configured.unchanged} did not")
     with bake.stage(Stage.SEAL):
         provider.seal(machine)
     with bake.stage(Stage.CAPTURE) as detail:
@@ -112,8 +120,7 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
         build = describe_build(bake, source, inputs, configured, captured)
         detail.append(f"{build.digest[:19]}, {len(captured.packages)} packages")
     with bake.stage(Stage.VERIFY) as detail:
-        passed = verify(bake, captured)
-        detail.append(f"{passed} image tests passed" if passed else "it boots; the recipe has no image tests")
+        detail.append(verify(bake, build))
     with bake.stage(Stage.REGISTER) as detail:
         image = register(bake, build, captured, carried)
         detail.append(image.reference)
@@ -121,10 +128,20 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
         return distribute(bake, image, build)
 
 
-def reissue(bake: Bake, carried: Sequence[str]) -> Image:
-    """Inputs are again those of an earlier build: the next version holds that one, and nothing is started."""
+def use_again(bake: Bake, carried: Sequence[str]) -> Image:
+    """Inputs are those of an earlier build. Only its image tests may have to run again."""
     build = bake.entry.build
     assert build is not None
+    claim_builds(bake, [build.id, *carried])
+    if bake.entry.verifies:
+        verify_again(bake, build)
+    if bake.entry.action is Action.VERIFY:
+        return bake.kitchen.catalog.holder(build.id)
+    return reissue(bake, build, carried)
+
+
+def reissue(bake: Bake, build: Build, carried: Sequence[str]) -> Image:
+    """The next version holds a build that is there already."""
     with bake.stage(Stage.REGISTER) as detail:
         image = bake.kitchen.catalog.register(
             recipe=bake.recipe.name,
@@ -156,9 +173,21 @@ def resolve_source(bake: Bake) -> ResolvedSource:
     source = bake.recipe.targets[entry.target].source
     parent = None
     if isinstance(source, Reference):
-        image = bake.kitchen.catalog.resolve(source)
+        image = resolve_parent(bake.kitchen.catalog, source)
         parent = image.build_for(entry.target, entry.arch)
     return knowledge.resolve(bake.recipe, entry.target, parent)
+
+
+def claim_builds(bake: Bake, build_ids: Sequence[str]) -> None:
+    """Until the bake ends they are not pruned. Raises ConflictError if one of them was deleted meanwhile."""
+    if build_ids:
+        bake.kitchen.catalog.claim_builds(bake.id, build_ids)
+
+
+def prepare_configurer(bake: Bake) -> None:
+    """It imports pyinfra while the machine boots."""
+    hidden = [str(bake.kitchen.settings.home)]
+    bake.standby.prepare(child_spec(bake.recipe, bake.kitchen.environ, hidden))
 
 
 def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Configured:
@@ -173,7 +202,14 @@ def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Co
         hidden=[str(bake.kitchen.settings.home)],
     )
     cancel = bake.kitchen.interruption.cancel
-    configured = configure(request, machine, on_event=bake.show_event, log=bake.log.write, cancel=cancel)
+    configured = configure(
+        request,
+        machine,
+        on_event=bake.show_event,
+        log=bake.log.write,
+        cancel=cancel,
+        standby=bake.standby,
+    )
     bake.changed, bake.unchanged = configured.changed, configured.unchanged
     return configured
 
@@ -186,7 +222,7 @@ def describe_build(
     manifest = Manifest(packages=captured.packages, files=fold_layers(captured.layers))
     traced = [(item.kind, item.path) for item in configured.traced]
     inputs = {**static, **traced_inputs(recipe, traced, since=bake.started.timestamp())}
-    commit, dirty = read_commit(recipe.project)
+    commit, dirty = identity.read_commit(recipe.project)
     provenance = Provenance(
         source=str(source.source),
         source_digest=source.digest,
@@ -212,31 +248,21 @@ def describe_build(
         provenance=provenance,
         artifacts=(captured.artifact,),
         created=provenance.finished,
+        image_tests=image_test_inputs(recipe),
     )
 
 
-def read_commit(project: str) -> tuple[str | None, bool | None]:
-    """The project's git commit and whether its files differ from it; None, None outside git."""
-    git = ["git", "-c", "safe.directory=*", "-C", project]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        if commit.returncode != 0:
-            return None, None
-        status = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True)
-    except FileNotFoundError:
-        return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
-
-
-def verify(bake: Bake, captured: Captured) -> int:
-    """Boot a fresh machine from the artifact and run the image tests on it; returns how many passed."""
-    recipe = bake.recipe
+def verify(bake: Bake, build: Build) -> str:
+    """Boot a fresh machine from the build and run the image tests on it; returns what it came to."""
+    recipe, hidden = bake.recipe, [str(bake.kitchen.settings.home)]
     settings = target_settings(bake.kitchen.settings, recipe.targets[bake.entry.target])
+    if recipe.image_tests:
+        bake.standby.prepare(tests_child_spec(recipe, hidden))
     bake.machine = machine = bake.provider.start(
-        f"{bake.id}-verify", recipe.name, captured.artifact, bake.teardown, settings
+        f"{bake.id}-verify", recipe.name, build.artifacts[0], bake.teardown, settings
     )
     if not recipe.image_tests:
-        return 0
+        return "it boots; the recipe has no image tests"
     report = run_image_tests(
         recipe,
         machine,
@@ -245,9 +271,32 @@ def verify(bake: Bake, captured: Captured) -> int:
         log=bake.log.write,
         cancel=bake.kitchen.interruption.cancel,
         timeout=recipe.total_timeout,
-        hidden=[str(bake.kitchen.settings.home)],
+        hidden=hidden,
+        standby=bake.standby,
     )
-    return sum(test.outcome == "passed" for test in report.tests)
+    passed = sum(test.outcome == "passed" for test in report.tests)
+    return f"{count(passed, 'image test')} passed"
+
+
+def verify_again(bake: Bake, build: Build) -> None:
+    """The image tests are not those that a build passed: run them, and write down which it passes now.
+
+    Raises ImageTestError; then nothing changes.
+    """
+    image_tests = image_test_inputs(bake.recipe)  # before they run: what is edited meanwhile did not
+    try:
+        with bake.stage(Stage.VERIFY) as detail:
+            detail.append(verify(bake, build))
+    except ImageTestError as error:
+        if bake.entry.action is not Action.VERIFY:
+            raise
+        reference = bake.kitchen.catalog.holder(build.id).reference
+        raise ImageTestError(
+            f"{error}\n{reference} was not baked again, and stays available as it is: "
+            "its inputs are unchanged, only its image tests are not",
+            hint=f"Mend the tests, or the recipe: then baker bake {bake.recipe.name} makes the next version.",
+        ) from error
+    bake.kitchen.catalog.record_image_tests(build.id, image_tests)
 
 
 def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str]) -> Image:
@@ -273,101 +322,7 @@ def wanted_places(bake: Bake) -> list[tuple[str, str]]:
 
 def distribute(bake: Bake, image: Image, build: Build) -> Image:
     """Bring the build to every place of its target; then the image is available."""
-    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id}
+    wanted = format_wanted(wanted_places(bake))
+    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id, "wanted": wanted}
     artifacts = bake.provider.distribute(build, labels)
     return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})
-
-
-def describe_reasons(entry: PlanEntry) -> str:
-    return "; ".join(reason.detail for reason in entry.reasons)
-
-
-# --- the end of a bake --------------------------------------------------------------------------------
-
-
-def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnded:
-    """Tear down (or keep what failed), and write down how it ended. Never raises for a failing clean-up."""
-    kitchen, entry = bake.kitchen, bake.entry
-    kept = None
-    left = []
-    if error is not None and kitchen.keep_failed and not isinstance(error, Interrupted):
-        kept = keep_machine(bake)
-    if error is not None and kitchen.enter_failed and bake.machine and not isinstance(error, Interrupted):
-        kitchen.enter_failed(bake.machine, error)
-    if kept is None:
-        left = tear_down(bake)
-    for item in left:
-        bake.log.write(f"left behind: {item.resource.kind} {item.resource.id}: {item.error}")
-    outcome = Outcome.BAKED if image else Outcome.FAILED
-    message = None if error is None else str(error) + (f"\n{error.hint}" if error.hint else "")
-    if image is None and message is None:
-        message = "an unexpected error; see the log"
-    reference = image.reference if image else None
-    with written_if_possible(bake):
-        kitchen.catalog.finish_bake(bake.id, outcome, reference, message)
-    result = BakeResult(
-        bake=bake.id,
-        recipe=entry.recipe,
-        target=entry.target,
-        arch=entry.arch,
-        outcome=outcome,
-        image=reference,
-        reason=describe_reasons(entry),
-        seconds=round((datetime.now(UTC) - bake.started).total_seconds(), 3),
-        stages=dict(bake.seconds),
-        changed_operations=bake.changed,
-        unchanged_operations=bake.unchanged,
-        error=message,
-    )
-    ended = BakeEnded(result=result, image=image, left_behind=tuple(left), kept=kept, log=str(bake.log.path))
-    return describe_success(ended, bake, image) if image else ended
-
-
-def tear_down(bake: Bake) -> list[LeftBehind]:
-    """Undo everything that is left, whether or not that can be written down."""
-    left: list[LeftBehind] = []
-    with written_if_possible(bake), bake.stage(Stage.TEARDOWN):
-        left += bake.teardown.close()
-    return left + bake.teardown.close()
-
-
-@contextmanager
-def written_if_possible(bake: Bake) -> Iterator[None]:
-    """A catalog that cannot be written (full disk) does not hide how the bake ended; sweep writes it down."""
-    try:
-        yield
-    except CatalogError as error:
-        bake.log.write(f"not written down: {error}")
-
-
-def keep_machine(bake: Bake) -> str | None:
-    """Leave the failed build instance for a look, if there is one; `baker system sweep --bake` removes it."""
-    machine = next((item for item in bake.teardown.resources if item.kind == "machine"), None)
-    if machine is None:
-        return None
-    identity.mark_kept(bake.kitchen.settings.home, bake.id)
-    return bake.provider.describe_access(machine)
-
-
-def describe_success(ended: BakeEnded, bake: Bake, image: Image) -> BakeEnded:
-    """Add what changed against the version before."""
-    build = image.build_for(bake.entry.target, bake.entry.arch)
-    previous = previous_build(bake, image)
-    if build is None or previous is None:
-        return replace(ended, build=build)
-    reference, before = previous
-    return replace(
-        ended, build=build, previous=reference, difference=difference(bake.kitchen.catalog, before, build)
-    )
-
-
-def previous_build(bake: Bake, image: Image) -> tuple[str, Build] | None:
-    for other in bake.kitchen.catalog.images(image.recipe):
-        build = other.build_for(bake.entry.target, bake.entry.arch)
-        if other.version < image.version and build is not None:
-            return other.reference, build
-    return None
-
-
-def difference(catalog: Catalog, old: Build, new: Build) -> ManifestDifference:
-    return compare_manifests(catalog.manifest(old.id), catalog.manifest(new.id))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import shutil
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+from baker.comparing import ManifestDifference
 from baker.configurer.events import (
     ImageTestEnded,
     ImageTestStarted,
@@ -20,9 +21,12 @@ from baker.configurer.events import (
     RecipeOutput,
 )
 from baker.errors import BakerError
-from baker.manifest import ManifestDifference
+from baker.layout import fold, lay_out
 from baker.model import BakeResult, Outcome
 from baker.progress import BakeEnded, BakeStarted, Note, Progress, RecipeEvent, StageEnded, StageStarted
+
+NAME_COLUMN = len("unchanged   0.05 s  ")
+"""Where names of operations and tests begin, after their indentation."""
 
 STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33"}
 
@@ -44,6 +48,7 @@ class Console:
         self._several = several
         self._speaker = threading.local()
         self._statuses: dict[str, str] = {}
+        self._name_width = 0
         self._out = sys.stdout if out is None else out
         self._err = sys.stderr if err is None else err
         variables = os.environ if environ is None else environ
@@ -65,22 +70,32 @@ class Console:
         with self._lock:
             if self._status:
                 self._clear()
-                self._err.flush()
-            self._out.write(f"{text}\n")
-            self._out.flush()
+            try:
+                self._out.write(f"{text}\n")
+                self._out.flush()
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                silence(self._out)  # the terminal was closed; whoever closed it did not ask for a result
+
+    def result_folded(self, text: str, hang: int | None = None) -> None:
+        """Lines of the result that are for reading: on a terminal they are broken between words."""
+        self.result(self._fold(text, self._out, hang))
 
     def result_json(self, value: Any) -> None:
         self.result(json.dumps(value, indent=2, default=_to_json))
 
-    def say(self, text: str) -> None:
-        """Lines of progress. What ran is over then."""
+    def say(self, text: str, hang: int | None = None) -> None:
+        """Lines of progress, broken between words on a terminal. What ran is over then."""
         name = self._recipe_shown
-        if name:
-            text = "\n".join(f"{name} | {line}" for line in text.split("\n"))
         with self._lock:
+            self._name_width = max(self._name_width, len(name))
+            before = f"{name:<{self._name_width}} | " if name else ""
+            text = self._fold(text, self._err, hang, taken=len(before))
+            text = "\n".join(before + line for line in text.split("\n"))
             self._statuses[name] = ""
             self._clear()
-            self._err.write(f"{text}\n")
+            self._tell(f"{text}\n")
             self._draw()
 
     def status(self, text: str) -> None:
@@ -96,14 +111,35 @@ class Console:
         running = [(name, text) for name, text in self._statuses.items() if text]
         if running:
             texts = [f"{name} {text.strip()}" if name else text for name, text in running]
-            self._status = "  ·  ".join(texts)[: shutil.get_terminal_size().columns - 1]
-            self._err.write(self.style(self._status, "dim"))
-        self._err.flush()
+            line, width = "  ·  ".join(texts), (self._width(self._err) or 80) - 1
+            self._status = line if len(line) <= width else f"{line[: width - 1]}…"
+            self._tell(self.style(self._status, "dim"))
 
     def _clear(self) -> None:
         if self._status:
-            self._err.write("\r\x1b[K")
+            self._tell("\r\x1b[K")
             self._status = ""
+
+    def _tell(self, text: str) -> None:
+        """Write progress. That nobody reads it any more (the terminal was closed) stops nothing."""
+        try:
+            self._err.write(text)
+            self._err.flush()
+        except OSError:
+            silence(self._err)
+
+    def _fold(self, text: str, stream: TextIO, hang: int | None, taken: int = 0) -> str:
+        width = self._width(stream)
+        return text if width is None else fold(text, width - taken, hang)
+
+    def _width(self, stream: TextIO) -> int | None:
+        """Columns of a terminal; None of anything else."""
+        if not stream.isatty():
+            return None
+        try:
+            return os.get_terminal_size(stream.fileno()).columns or None
+        except OSError:
+            return None
 
     def error(self, error: BakerError) -> None:
         self.say(f"{self.style('Error:', 'red')} {error}")
@@ -115,11 +151,9 @@ class Console:
         return sys.stdin.isatty() and self._err.isatty()
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Columns as wide as they must be; the last one takes the rest of the line."""
-        widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-        for number, row in enumerate([header, *rows]):
-            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-            self.result(self.style(line, "bold", self._out) if number == 0 else line)
+        """One line per row, unless a terminal is too narrow for that."""
+        first, *lines = lay_out([header, *rows], self._width(self._out))
+        self.result("\n".join([self.style(first, "bold", self._out), *lines]))
 
     # --- progress ---------------------------------------------------------------------------------
 
@@ -166,7 +200,8 @@ class Console:
                     verb = "ignored  "
                 style = "yellow" if ended.ignored_error else "green" if ended.changed else "dim"
                 indent = "      " if ended.nested else "    "
-                self.say(f"{indent}{self.style(verb, style)} {show_seconds(ended.seconds):>8}  {ended.name}")
+                line = f"{indent}{self.style(verb, style)} {show_seconds(ended.seconds):>8}  {ended.name}"
+                self.say(line, hang=len(indent) + NAME_COLUMN)
             case OperationRetried() as retried:
                 self.say(f"    retrying  {retried.name} ({retried.attempt} of {retried.attempts})")
             case RecipeOutput(line=line):
@@ -176,7 +211,7 @@ class Console:
             case ImageTestEnded() as test:
                 style = {"passed": "green", "skipped": "yellow"}.get(test.outcome, "red")
                 mark = self.style(f"{test.outcome:<9}", style)
-                self.say(f"    {mark} {show_seconds(test.seconds):>8}  {test.name}")
+                self.say(f"    {mark} {show_seconds(test.seconds):>8}  {test.name}", hang=4 + NAME_COLUMN)
             case _:
                 pass
 
@@ -205,7 +240,8 @@ class Console:
     def _print_success(self, ended: BakeEnded) -> None:
         result = ended.result
         if result.outcome is Outcome.UNCHANGED:
-            self.result(f"unchanged {result.image}: {result.reason}")
+            again = f", verified again in {show_seconds(result.seconds)}" if result.bake else ""
+            self.result_folded(f"unchanged {result.image}{again}: {result.reason}")
         if result.outcome is not Outcome.BAKED or ended.build is None:
             return
         name = self.style(str(result.image), "bold", self._out)
@@ -216,7 +252,18 @@ class Console:
         if ended.difference is not None and ended.previous is not None:
             lines.append(f"  against {ended.previous}: {describe_difference(ended.difference)}")
         times = ", ".join(f"{stage} {show_seconds(spent)}" for stage, spent in result.stages.items())
-        self.result("\n".join([*lines, f"  {times}", f"  Next: baker promote {result.image} dev"]))
+        self.result_folded("\n".join([*lines, f"  {times}", f"  Next: baker promote {result.image} dev"]))
+
+
+def silence(stream: TextIO) -> None:
+    """What is, and was, written to it goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def say_warnings(console: Console, warnings: Iterable[str]) -> None:
+    """What is to be known, and stops nothing."""
+    for warning in warnings:
+        console.say(f"{console.style('Warning:', 'yellow')} {warning}")
 
 
 def find_recipe(progress: Progress) -> str:

@@ -86,8 +86,16 @@ class CatalogError(BakerError):
     """The catalog cannot be read or written."""
 
 
+class CatalogMissing(CatalogError):
+    """There is no catalog yet, or its first command is about to make it."""
+
+
 class ConflictError(CatalogError):
     """Somebody else changed it first; nothing of this command was applied."""
+
+
+class GateError(CatalogError):
+    """A channel's gate misses something; the channel was not moved."""
 
 
 class Interrupted(BakerError):

@@ -7,18 +7,23 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from baker import identity
-from baker.bake import bake, describe_reasons
-from baker.errors import ConflictError, Interrupted
+from baker.bake import bake
+from baker.catalog import Catalog
+from baker.errors import BadReference, ConflictError, Interrupted
 from baker.kitchen import Kitchen
+from baker.knowledge import resolve_parent
+from baker.life import list_warnings
 from baker.model import BakeRecord, BakeResult, Outcome, Recipe, Reference
-from baker.plan import Action, Node, PlanEntry, followed_parent, make_plan
+from baker.plan import Action, Node, PlanEntry, describe_reasons, followed_parent, make_plan
 from baker.progress import BakeEnded, Note
 from baker.sweep import sweep_dead_bakes
 
 FAILURES = (Outcome.FAILED, Outcome.BLOCKED)
+WORK = (Action.BAKE, Action.VERIFY)
 WAIT_SECONDS = 0.1
 
 Ended = queue.SimpleQueue[tuple[Node, BakeResult | BaseException]]
@@ -31,6 +36,20 @@ def plan_bakes(
     """What would be baked, and why. Starts nothing."""
     archs = {name: (provider.arch,) for name, provider in kitchen.providers.items()}
     return make_plan(recipes, kitchen.knowledge, archs=archs, selected=selected, force=force)
+
+
+def list_source_warnings(
+    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], catalog: Catalog
+) -> list[str]:
+    """What there is to know of the images that planned recipes are pinned to."""
+    warnings: dict[str, None] = {}
+    for entry in plan:
+        source = recipes[entry.recipe].targets[entry.target].source
+        if isinstance(source, Reference) and followed_parent(source) is None:
+            with suppress(BadReference):  # then it is blocked, and says why
+                for warning in list_warnings(resolve_parent(catalog, source)):
+                    warnings[f"{entry.recipe} starts from {source}: {warning}"] = None
+    return list(warnings)
 
 
 def execute_plan(
@@ -48,7 +67,7 @@ def execute_plan(
 
     Raises Interrupted after every bake that was broken off is cleaned up and reported.
     """
-    if any(entry.action is Action.BAKE for entry in plan):
+    if any(entry.action in WORK for entry in plan):
         sweep_dead_bakes(kitchen.catalog, kitchen.providers, kitchen.settings.home)
     with kitchen.interruption.shielded():
         results = _execute_in_threads(recipes, plan, kitchen, jobs=jobs, wait=wait)
@@ -77,10 +96,10 @@ def _execute_in_threads(
             parent = parent_of(recipes, entry)
             if parent in nodes and parent not in results:
                 continue
-            if parent in results and results[parent].outcome in FAILURES:
-                results[node] = report_blocked(entry, f"its parent {parent[0]} was not baked", kitchen)
-            elif entry.action is not Action.BAKE:
+            if entry.action not in WORK:
                 results[node] = report_planned(entry, kitchen)
+            elif parent in results and results[parent].outcome in FAILURES:
+                results[node] = report_blocked(entry, f"its parent {parent[0]} was not baked", kitchen)
             elif len(threads) < jobs:
                 carried = [other.build.id for other in plan if is_carried_with(other, entry) and other.build]
                 own = replace(kitchen, interruption=kitchen.interruption.part())
@@ -122,7 +141,8 @@ def parent_of(recipes: Mapping[str, Recipe], entry: PlanEntry) -> Node | None:
 
 def is_carried_with(other: PlanEntry, entry: PlanEntry) -> bool:
     """Whether ``other`` is the same recipe on another target whose build goes on into the next version."""
-    return other.recipe == entry.recipe and other.target != entry.target and other.action is Action.SKIP
+    kept = other.action in (Action.SKIP, Action.VERIFY)
+    return other.recipe == entry.recipe and other.target != entry.target and kept
 
 
 # --- one recipe ---------------------------------------------------------------------------------------
@@ -155,7 +175,7 @@ def bake_in_turn(
     try:
         with identity.in_turn(kitchen.settings.home, turn_name(entry, kitchen), wait_a_little):
             entry = replan(recipes, entry, kitchen)
-            if entry.action is not Action.BAKE:
+            if entry.action not in WORK:
                 return report_planned(entry, kitchen)
             kitchen.interruption.check()
             return bake(recipes[entry.recipe], entry, carried, kitchen)
@@ -200,7 +220,8 @@ def report_planned(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
     """For an entry that asks for no bake."""
     if entry.action is Action.BLOCKED:
         return report_blocked(entry, describe_reasons(entry), kitchen)
-    image = kitchen.catalog.resolve(Reference(recipe=entry.recipe))
+    assert entry.build is not None
+    image = kitchen.catalog.holder(entry.build.id)
     return _report(entry, Outcome.UNCHANGED, kitchen, image=image.reference, reason=describe_reasons(entry))
 
 

@@ -16,13 +16,14 @@ that a change can be told; everything else as a digest:
 ``file:PATH``        read elsewhere in the project while the recipe ran (traced)
 ``absent:PATH``      looked for there, not found (traced)
 ``listing:PATH``     a folder listed there (traced)
+``package:NAME``     the version of an installed Python package that the recipe imported (traced)
 ===================  ==============================================================================
 
 Time, user, host, absolute paths and image tests are never inputs, nor is anything outside the project.
 """
 
 # Paths are text in this file: there are thousands, and pathlib cannot normalise one without the disk.
-# ruff: noqa: PTH100, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH123, PTH208
+# ruff: noqa: PTH100, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH119, PTH123, PTH208
 
 from __future__ import annotations
 
@@ -42,9 +43,11 @@ from typing import Any
 from baker.errors import RecipeError
 from baker.model import Reason, Recipe
 
-TRACED_KINDS = ("file", "absent", "listing")
+TRACED_KINDS = ("file", "absent", "listing", "package")
 ABSENT, DIRECTORY, SPECIAL, OUTSIDE, UNSET = "absent", "directory", "special", "outside", "unset"
 MOVING = "changed during the bake"
+TESTS_CHANGED = "image-tests-changed"
+"""The kind of the reason for verifying a build again."""
 
 LITTER = re.compile(
     r"__pycache__|.*\.py[co]|.*~|\..*\.sw[a-z]|\.#.*|#.*#|\.DS_Store|\.git|\.(pytest|mypy|ruff)_cache"
@@ -96,7 +99,7 @@ def static_inputs(
 def traced_inputs(
     recipe: Recipe, traced: Iterable[tuple[str, str]], *, since: float = math.inf
 ) -> dict[str, str]:
-    """What was seen while the recipe ran: (``file`` | ``absent`` | ``listing``, path).
+    """What was seen while the recipe ran: (``file`` | ``absent`` | ``listing``, path), (``package``, name).
 
     A relative path starts at the project. Left out: what lies outside the project or in this process's
     virtual environment, and what ``static_inputs`` covers already. What changed after ``since`` (when the
@@ -105,6 +108,9 @@ def traced_inputs(
     inputs = {}
     environment = f"{os.path.abspath(sys.prefix)}/"
     for kind, path in sorted(set(traced)):
+        if kind == "package":
+            inputs[f"package:{path}"] = _look_again(recipe.project, kind, path)
+            continue
         absolute = os.path.normpath(os.path.join(recipe.project, _source_of(path)))
         inside = absolute == recipe.project or absolute.startswith(f"{recipe.project}/")
         if not inside or absolute.startswith(environment) or _is_static(recipe, absolute):
@@ -133,11 +139,11 @@ def fingerprint(inputs: Mapping[str, str]) -> str:
     return _digest_value(dict(inputs))
 
 
-def image_tests_digest(recipe: Recipe) -> str:
-    """What the image tests are: when it moves, a build is verified again, not baked."""
-    folder = Path(recipe.folder)
-    tests = [*map(Path, recipe.image_tests), folder / "conftest.py"]
-    return _digest_value({path.name: _describe_path(recipe.project, str(path)) for path in tests})
+def image_test_inputs(recipe: Recipe) -> dict[str, str]:
+    """What the image tests are, by ``test:FILE``: when they move, a build is verified again, not baked."""
+    paths = [*recipe.image_tests, f"{recipe.folder}/conftest.py"] if recipe.image_tests else []
+    described = {f"test:{os.path.basename(path)}": _describe_path(recipe.project, path) for path in paths}
+    return {key: value for key, value in described.items() if value != ABSENT}
 
 
 # --- what lies where -------------------------------------------------------------------------------
@@ -222,11 +228,22 @@ def _walk(folder: str) -> Iterator[str]:
 
 
 def _look_again(project: str, kind: str, relative: str) -> str:
+    if kind == "package":
+        return _find_version(relative)
     path = os.path.join(project, relative)
     if kind == "listing":
         return _describe_listing(path)
     found = _describe_path(project, path)
     return found if kind == "file" or found == ABSENT else "present"
+
+
+def _find_version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and seldom asked
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ABSENT
 
 
 def _describe_listing(path: str) -> str:
@@ -291,6 +308,7 @@ def _digest_value(value: Any) -> str:
 
 WORDS: Mapping[str, str] = {
     "recipe": "{name}",
+    "test": "{name}",
     "input": "{name}",
     "file": "{name}",
     "absent": "{name}",
@@ -309,11 +327,20 @@ def explain(old_inputs: Mapping[str, str], new_inputs: Mapping[str, str]) -> lis
     return list(dict.fromkeys(reasons))
 
 
+def explain_image_tests(passed: Mapping[str, str] | None, now: Mapping[str, str]) -> list[Reason]:
+    """Why a build that passed these image tests is to be verified again; empty if it need not be."""
+    if passed is None:
+        unknown = "it is not known which image tests it passed"
+        return [Reason(kind=TESTS_CHANGED, detail=unknown)] if now else []
+    changes = ", ".join(reason.detail for reason in explain(passed, now))
+    return [Reason(kind=TESTS_CHANGED, detail=f"image tests changed ({changes})")] if changes else []
+
+
 def _explain_key(key: str, old: str | None, new: str | None) -> Reason:
     kind, _, name = key.partition(":")
     if kind == "source":
         return Reason(kind="source-moved", detail=f"source moved from {_shorten(old)} to {_shorten(new)}")
-    if kind == "tool":
+    if kind in ("tool", "package"):
         return Reason(kind="tool-changed", detail=f"{name} {_tell_direction(old, new)}")
     if kind not in WORDS:
         return Reason(

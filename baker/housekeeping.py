@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from baker import identity
+from baker.ages import parse_age
 from baker.errors import ConflictError
 
 DEFAULT_LIMITS = {"logs": "90d", "packages": "30d"}
-SECONDS = {"h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +36,6 @@ class Removable:
     path: Path
     bytes: int
     reason: str
-
-
-def parse_age(text: str) -> int:
-    """``12h``, ``30d``, ``2w`` in seconds; settings.py has checked the form."""
-    match = re.fullmatch(r"(\d+)([hdw])", text)
-    assert match is not None
-    return int(match[1]) * SECONDS[match[2]]
 
 
 def measure_usage(home: Path, catalog: Path | None) -> list[Usage]:

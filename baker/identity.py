@@ -1,11 +1,11 @@
-"""Ids of bakes, and what says that a bake still lives."""
+"""Ids of bakes, what says that a bake still lives, and what is written down of where it ran."""
 
 from __future__ import annotations
 
 import fcntl
-import importlib.metadata
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +45,11 @@ def is_alive(home: Path, bake_id: str) -> bool:
     except BlockingIOError:
         return True
     return False
+
+
+def forget_dead(home: Path, bake_id: str) -> None:
+    """Remove the lock that a dead bake left. Only for one that was written down: it was locked by then."""
+    _lock_path(home, bake_id).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -100,4 +105,19 @@ def host_name() -> str:
 
 
 def baker_version() -> str:
+    import importlib.metadata  # slow to import, and most commands do not ask
+
     return importlib.metadata.version("baker")
+
+
+def read_commit(project: str) -> tuple[str | None, bool | None]:
+    """The project's git commit and whether its files differ from it; None, None outside git."""
+    git = ["git", "-c", "safe.directory=*", "-C", project]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        if commit.returncode != 0:
+            return None, None
+        status = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True)
+    except FileNotFoundError:
+        return None, None
+    return commit.stdout.strip(), bool(status.stdout.strip())

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: once cleans up, twice leaves the rest to `baker system sweep`."""
+"""Ctrl-C, SIGTERM, a closed terminal: once cleans up, twice leaves the rest to `baker system sweep`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Interruption:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Handle the signals within. Only in the main thread."""
-        signals = (signal.SIGINT, signal.SIGTERM)
+        signals = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # who uses nohup wants it to go on
+            signals.append(signal.SIGHUP)
         before = {number: signal.signal(number, self._handle) for number in signals}
         try:
             yield
@@ -41,11 +43,13 @@ class Interruption:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self.cancel.is_set():
-            os.write(2, b"\nLeft as it is. Clean up later: baker system sweep\n")
+            if number == signal.SIGHUP:  # a terminal's shell and the kernel each send one: nobody insists
+                return
+            tell(b"\nLeft as it is. Clean up later: baker system sweep\n")
             os._exit(Interrupted.exit_code)
         self.end(f"interrupted by {signal.Signals(number).name}")
         if self._shields:
-            os.write(2, b"\nCleaning up (once more to leave it)\n")
+            tell(b"\nCleaning up (once more to leave it)\n")
         else:
             raise Interrupted(self._reason)
 
@@ -96,3 +100,9 @@ class Interruption:
                 for pid in Path(f"/proc/self/task/{thread}/children").read_text().split():
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
+
+
+def tell(text: bytes) -> None:
+    """From within a signal handler; where the terminal is gone nobody reads it."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from baker.catalog import Catalog
+from baker.configurer import Standby
 from baker.configurer.events import Event
-from baker.errors import BakerError
+from baker.errors import BakerError, CatalogError
 from baker.interrupt import Interruption
 from baker.knowledge import ProjectKnowledge
 from baker.log import BakeLog
@@ -49,7 +50,8 @@ class Kitchen:
 class Bake:
     """A running bake: says in the catalog, the log and on the screen which stage it is in.
 
-    ``machine`` is the one that the bake is at work on, if there is one.
+    ``machine`` is the one that the bake is at work on, if there is one. ``begun`` is when it ``started``,
+    by a clock that nobody sets.
     """
 
     id: str
@@ -59,8 +61,10 @@ class Bake:
     log: BakeLog
     teardown: Teardown
     started: datetime
+    begun: float = field(default_factory=time.monotonic)
     seconds: dict[str, float] = field(default_factory=dict)
     machine: Machine | None = None
+    standby: Standby = field(default_factory=Standby)
     changed: int = 0
     unchanged: int = 0
 
@@ -91,7 +95,12 @@ class Bake:
             outcome = "failed" if failed else "done"
             self.log.write(f"== {stage} {outcome} after {seconds:.2f} s {'; '.join(detail)}")
             with self.kitchen.interruption.shielded():
-                self.kitchen.catalog.end_stage(self.id, stage, outcome, seconds)
+                try:
+                    self.kitchen.catalog.end_stage(self.id, stage, outcome, seconds)
+                except CatalogError as error:
+                    if not failed:
+                        raise
+                    self.log.write(f"not written down: {error}")  # why the stage failed is what counts
             self.kitchen.show(
                 StageEnded(
                     bake=self.id,

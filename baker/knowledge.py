@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from baker import identity
 from baker.catalog import Catalog
 from baker.errors import BadReference
-from baker.fingerprint import refresh_traced, static_inputs
-from baker.model import Build, Recipe, Reference
+from baker.fingerprint import image_test_inputs, refresh_traced, static_inputs
+from baker.model import Build, Image, Recipe, Reference
 from baker.providers.protocol import Provider, ResolvedSource
 from baker.seal import SEAL_VERSION
 from baker.settings import Settings, result_settings, target_settings
@@ -20,14 +21,36 @@ def tool_versions() -> dict[str, str]:
     return {"pyinfra": importlib.metadata.version("pyinfra"), "seal": SEAL_VERSION}
 
 
+def resolve_parent(catalog: Catalog, reference: Reference) -> Image:
+    """The image that a bake may start from. Raises BadReference also where it is built upon a revoked one."""
+    image = catalog.resolve(reference)
+    if image.revoked_ancestors:
+        revoked = ", ".join(image.revoked_ancestors)
+        raise BadReference(
+            f"nothing is baked from {image.reference}: it is built upon {revoked}, which was revoked",
+            hint=f"Bake it upon another one first: baker bake {image.recipe}",
+        )
+    return image
+
+
+def explain_absence(reference: str, build: Build) -> str:
+    """Where the artifact of a build lies that this host's store does not hold."""
+    store = build.artifacts[0].store
+    host, _, folder = store.partition(":")
+    if host == identity.host_name():
+        return f"{reference} is not in the store of this BAKER_HOME: it was put into {folder}"
+    return f"{reference} is on {host} (in the store {folder}), not on this host"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectKnowledge:
-    """``baker.plan.Knowledge`` from the real things."""
+    """``baker.plan.Knowledge`` from the real things, for one plan: what a source came to is remembered."""
 
     catalog: Catalog
     providers: Mapping[str, Provider]
     settings: Settings
     environ: Mapping[str, str]
+    _static: dict[tuple[str, str, str, str | None], dict[str, str]] = field(default_factory=dict, init=False)
 
     def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
         builds = self.catalog.usable_builds(recipe, target, arch)
@@ -35,10 +58,20 @@ class ProjectKnowledge:
 
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
         try:
-            build = self.catalog.resolve(reference).build_for(target, arch)
+            build = resolve_parent(self.catalog, reference).build_for(target, arch)
         except BadReference:
             return None
         return build if build and self._is_here(build) else None
+
+    def explain_no_build(self, reference: Reference, target: str, arch: str) -> str:
+        try:
+            image = resolve_parent(self.catalog, reference)
+        except BadReference as error:
+            return str(error)
+        build = image.build_for(target, arch)
+        if build is None:
+            return f"{image.reference} has no build for {target}/{arch}"
+        return explain_absence(image.reference, build)
 
     def _is_here(self, build: Build) -> bool:
         return all(self.providers[build.target].holds(artifact) for artifact in build.artifacts)
@@ -46,9 +79,14 @@ class ProjectKnowledge:
     def current_inputs(
         self, recipe: Recipe, target: str, arch: str, parent: Build | None, build: Build
     ) -> Mapping[str, str]:
-        source = self.resolve(recipe, target, parent)
-        traced = refresh_traced(recipe.project, build.provenance.inputs)
-        return {**self.static_inputs(recipe, target, arch, source), **traced}
+        key = recipe.name, target, arch, parent.id if parent else None
+        if key not in self._static:
+            source = self.resolve(recipe, target, parent)
+            self._static[key] = self.static_inputs(recipe, target, arch, source)
+        return {**self._static[key], **refresh_traced(recipe.project, build.provenance.inputs)}
+
+    def image_tests(self, recipe: Recipe) -> Mapping[str, str]:
+        return image_test_inputs(recipe)
 
     def resolve(self, recipe: Recipe, target: str, parent: Build | None) -> ResolvedSource:
         """The recipe's source, pinned. Raises SourceError."""

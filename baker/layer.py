@@ -11,31 +11,30 @@ from baker.model import FileEntry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layer:
-    """The paths that one capture changed against ``parent`` (None at the bottom): how manifests are stored.
+    """The paths that one capture changed against the layers below: how manifests are stored.
 
     ``removed`` are paths that are gone with all that was below them, before ``files`` are applied.
-    Both are sorted by path. ``digest`` names the layer, ``parent`` the one below.
+    Both are sorted by path. ``digest`` names the layer; it says nothing of what lies below.
     """
 
     digest: str
-    parent: str | None
     removed: tuple[str, ...]
     files: tuple[FileEntry, ...]
 
 
 def encode_layer(layer: Layer) -> bytes:
-    """Compressed JSON: ``{"digest", "parent", "removed": […], "files": [[path, kind, mode, uid, gid, size,
-    digest, link, [[name, value]…]]…]}``."""
+    """Compressed JSON: ``{"digest", "removed": […], "files": [[path, kind, mode, uid, gid, size, digest,
+    link, [[name, value]…]]…]}``."""
     files = [
         [file.path, file.kind, file.mode, file.uid, file.gid, file.size, file.digest, file.link, file.xattrs]
         for file in layer.files
     ]
-    text = {"digest": layer.digest, "parent": layer.parent, "removed": layer.removed, "files": files}
+    text = {"digest": layer.digest, "removed": layer.removed, "files": files}
     return zlib.compress(json.dumps(text, separators=(",", ":")).encode(), 6)
 
 
 def decode_layer(blob: bytes) -> Layer:
-    """The inverse. Raises ValueError, KeyError or zlib.error on anything else."""
+    """The inverse; older ones named a ``parent`` too. Raises ValueError, KeyError or zlib.error."""
     text = json.loads(zlib.decompress(blob))
     files = tuple(
         FileEntry(
@@ -51,4 +50,4 @@ def decode_layer(blob: bytes) -> Layer:
         )
         for path, kind, mode, uid, gid, size, digest, link, xattrs in text["files"]
     )
-    return Layer(digest=text["digest"], parent=text["parent"], removed=tuple(text["removed"]), files=files)
+    return Layer(digest=text["digest"], removed=tuple(text["removed"]), files=files)

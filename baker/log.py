@@ -1,9 +1,11 @@
-"""The complete log of one bake."""
+"""The complete log of one bake, and the form in which the catalog keeps it."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,6 +14,10 @@ from pathlib import Path
 
 from baker.errors import HostError
 
+PACKED_BYTES = 1 << 20
+"""The most that one log takes in the catalog."""
+
+READ_BYTES = 16 << 20
 FREE_SPACE = "If the disk is full, free some space: baker system clean"
 
 
@@ -47,3 +53,29 @@ class BakeLog:
         with self._lock, contextlib.suppress(OSError):
             while left:
                 left = left[self._file.write(left) :]
+
+
+def pack_log(path: Path, *, limit: int = PACKED_BYTES) -> bytes:
+    """A log, compressed; of a long one only the end, and a first line that says so. Raises OSError."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        start = max(0, size - READ_BYTES)
+        file.seek(start)
+        text = file.read(READ_BYTES)
+    while True:
+        if start:
+            text = text[text.find(b"\n") + 1 :]
+            start = size - len(text)
+            note = f"(the first {start} bytes of this log are only in {path} on the host that baked)\n"
+            packed = zlib.compress(note.encode() + text)
+        else:
+            packed = zlib.compress(text)
+        if len(packed) <= limit or not text:
+            return packed
+        text = text[len(text) // 2 :]
+        start = size - len(text)
+
+
+def unpack_log(packed: bytes) -> list[str]:
+    """The lines of what ``pack_log`` made."""
+    return zlib.decompress(packed).decode(errors="replace").splitlines()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from baker.errors import BadReference, UsageError
+from baker.errors import BadReference
 
 RECIPE_NAME = re.compile(r"^[a-z][a-z0-9]*(-[a-z0-9]+)*\Z")
 CHANNEL_NAME = re.compile(r"^[a-z][a-z0-9]*([._-][a-z0-9]+)*\Z")
@@ -72,21 +72,18 @@ class Reference:
     @classmethod
     def parse(cls, text: str) -> Reference:
         """Raises BadReference, with the accepted forms."""
+        name, at, digest = text.partition("@")
+        recipe, colon, tag = name.partition(":")
+        if RECIPE_NAME.match(recipe) and not (at and colon):
+            if at and re.match(r"^sha256:[0-9a-f]{4,64}\Z", digest):
+                return cls(recipe=recipe, digest=digest)
+            if colon and re.match(r"^[1-9][0-9]{0,8}\Z", tag):
+                return cls(recipe=recipe, version=int(tag))
+            if colon and CHANNEL_NAME.match(tag):
+                return cls(recipe=recipe, channel=tag)
+            if not at and not colon:
+                return cls(recipe=recipe)
         hint = "A reference is web, web:12, web:prod or web@sha256:ab12…"
-        recipe, at, digest = text.partition("@")
-        if at:
-            if not RECIPE_NAME.match(recipe) or not re.match(r"^sha256:[0-9a-f]{4,64}\Z", digest):
-                raise BadReference(f"{text!r} is not a reference", hint=hint)
-            return cls(recipe=recipe, digest=digest)
-        recipe, colon, tag = text.partition(":")
-        if not RECIPE_NAME.match(recipe):
-            raise BadReference(f"{text!r} is not a reference", hint=hint)
-        if not colon:
-            return cls(recipe=recipe)
-        if re.match(r"^[1-9][0-9]{0,8}\Z", tag):
-            return cls(recipe=recipe, version=int(tag))
-        if CHANNEL_NAME.match(tag):
-            return cls(recipe=recipe, channel=tag)
         raise BadReference(f"{text!r} is not a reference", hint=hint)
 
     def __str__(self) -> str:
@@ -94,19 +91,6 @@ class Reference:
             return f"{self.recipe}@{self.digest}"
         tag = self.version if self.version is not None else self.channel
         return self.recipe if tag is None else f"{self.recipe}:{tag}"
-
-
-def require_channel_name(channel: str) -> None:
-    """Raises UsageError for a name that no channel may be promoted to."""
-    if channel == LATEST:
-        raise UsageError(
-            f"{LATEST} is always the newest available version: it cannot be promoted to",
-            hint="Name a channel of yours: dev, staging, prod.",
-        )
-    if not CHANNEL_NAME.match(channel):
-        raise UsageError(
-            f"{channel!r} is not the name of a channel", hint="Name it like dev, staging or prod-eu."
-        )
 
 
 # --- recipes ------------------------------------------------------------------------------------
@@ -269,6 +253,7 @@ class Build:
     """What one successful bake made, for one target and architecture.
 
     ``id`` is the id of the bake that made it; a build carried over into a later version keeps it.
+    ``image_tests`` are those that it passed last (see ``baker.fingerprint``); None where that is not known.
     """
 
     id: str
@@ -281,11 +266,16 @@ class Build:
     provenance: Provenance
     artifacts: tuple[Artifact, ...]
     created: datetime
+    image_tests: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
-    """One version of one recipe."""
+    """One version of one recipe.
+
+    One that is deprecated from some day on has that in ``deprecated_from``, and is available until then.
+    ``revoked_ancestors`` are references of what it is built upon and must not be used any more.
+    """
 
     recipe: str
     version: int
@@ -295,6 +285,9 @@ class Image:
     channels: tuple[str, ...]
     builds: tuple[Build, ...]
     status_reason: str | None = None
+    deprecated_from: datetime | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    revoked_ancestors: tuple[str, ...] = ()
 
     @property
     def reference(self) -> str:
@@ -302,20 +295,6 @@ class Image:
 
     def build_for(self, target: str, arch: str) -> Build | None:
         return next((build for build in self.builds if (build.target, build.arch) == (target, arch)), None)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChannelMove:
-    """One line of a channel's history. ``from_version`` is None for the first move."""
-
-    recipe: str
-    channel: str
-    revision: int
-    from_version: int | None
-    to_version: int
-    actor: str
-    reason: str | None
-    at: datetime
 
 
 # --- bakes ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from baker.errors import RecipeError, SourceError
-from baker.fingerprint import explain, fingerprint
+from baker.fingerprint import TESTS_CHANGED, explain, explain_image_tests, fingerprint
 from baker.model import LATEST, Build, Reason, Recipe, Reference, Source
 
 Node = tuple[str, str, str]
@@ -27,6 +27,7 @@ Node = tuple[str, str, str]
 
 class Action(enum.StrEnum):
     BAKE = "bake"
+    VERIFY = "verify"
     SKIP = "skip"
     BLOCKED = "blocked"
 
@@ -35,8 +36,9 @@ class Action(enum.StrEnum):
 class PlanEntry:
     """What is to be done for one recipe on one target and architecture.
 
-    ``build`` is the usable build that is hit: on a skip the newest one; on a bake an older one that the
-    next version re-issues (reason ``reissue``), so that nothing has to be started.
+    ``build`` is the usable build that is hit: on a skip the newest one, as on a verify, which runs the image
+    tests on it anew; on a bake an older one that the next version re-issues (reason ``reissue``), so that
+    nothing has to be configured.
     """
 
     recipe: str
@@ -45,6 +47,20 @@ class PlanEntry:
     action: Action
     reasons: tuple[Reason, ...]
     build: Build | None = None
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the image tests are not those that ``build`` passed."""
+        return any(reason.kind == TESTS_CHANGED for reason in self.reasons)
+
+
+UNTOLD = Reason(
+    kind="changed", detail="it was restored from an artifact that does not tell what it was made of"
+)
+
+
+def describe_reasons(entry: PlanEntry) -> str:
+    return "; ".join(reason.detail for reason in entry.reasons)
 
 
 class Knowledge(Protocol):
@@ -56,6 +72,9 @@ class Knowledge(Protocol):
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
         """The usable build that a reference means now, if there is one."""
 
+    def explain_no_build(self, reference: Reference, target: str, arch: str) -> str:
+        """Why ``find_build`` finds none."""
+
     def current_inputs(
         self, recipe: Recipe, target: str, arch: str, parent: Build | None, build: Build
     ) -> Mapping[str, str]:
@@ -64,6 +83,9 @@ class Knowledge(Protocol):
         Raises SourceError or RecipeError where the source cannot be resolved or a file cannot be read:
         the recipe is blocked then.
         """
+
+    def image_tests(self, recipe: Recipe) -> Mapping[str, str]:
+        """What the recipe's image tests are now. Raises RecipeError."""
 
 
 def make_plan(
@@ -169,7 +191,8 @@ def _plan_one(
         parent = reissued or knowledge.find_build(source, target, arch)
     parent_is_due = upstream is not None and upstream.action is Action.BAKE and upstream.build is None
     if isinstance(source, Reference) and parent is None and not parent_is_due:
-        detail = f"it starts from {source}, which names no usable {target}/{arch} image"
+        why = knowledge.explain_no_build(source, target, arch)
+        detail = f"it starts from {source}, which names no usable {target}/{arch} image: {why}"
         return entry(Action.BLOCKED, [Reason(kind="blocked", detail=detail)])
 
     reasons = []
@@ -179,25 +202,30 @@ def _plan_one(
         reasons.append(Reason(kind="parent-will-be-baked", detail=f"its parent {parent_name} will be baked"))
     builds = knowledge.usable_builds(recipe.name, target, arch)
     if not builds:
-        never = Reason(kind="never-baked", detail=f"it has no usable build for {target}/{arch}")
+        why = knowledge.explain_no_build(Reference(recipe=recipe.name), target, arch)
+        never = Reason(kind="never-baked", detail=f"it has no usable build for {target}/{arch}: {why}")
         return entry(Action.BAKE, [*reasons, never])
     if parent_is_due and parent is None:
         return entry(Action.BAKE, reasons)
     try:
         hit, changes = _compare(recipe, target, arch, knowledge, parent, builds)
+        tests = explain_image_tests(hit.image_tests, knowledge.image_tests(recipe)) if hit else []
     except (SourceError, RecipeError) as error:
         return entry(Action.BLOCKED, [Reason(kind="blocked", detail=str(error))])
     if parent_is_due:  # where the source moves to is not known yet
         changes = [change for change in changes if change.kind != "source-moved"]
     if reasons or hit is None:
         return entry(Action.BAKE, [*reasons, *changes])
+    if hit is builds[0] and tests:
+        return entry(Action.VERIFY, tests, hit)
     if hit is builds[0]:
         detail = f"nothing that it depends on moved since {hit.created:%Y-%m-%d %H:%M} UTC"
         return entry(Action.SKIP, [Reason(kind="unchanged", detail=detail)], hit)
     detail = (
         f"its inputs are again those of the build of {hit.created:%Y-%m-%d %H:%M} UTC: issued anew, not baked"
     )
-    return entry(Action.BAKE, [Reason(kind="reissue", detail=detail), *changes], hit)
+    reissue = Reason(kind="reissue", detail=detail)
+    return entry(Action.BAKE, [reissue, *tests, *changes], hit)
 
 
 def _compare(
@@ -217,7 +245,7 @@ def _compare(
         if same and not opaque:
             return build, changes
         if build is builds[0]:
-            changes = explain(build.provenance.inputs, inputs)
+            changes = explain(build.provenance.inputs, inputs) if build.provenance.inputs else [UNTOLD]
             if same:
                 detail = (
                     f"what it depends on cannot be told: {opaque} (declare its inputs to let it be skipped)"

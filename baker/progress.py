@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baker.comparing import ManifestDifference
 from baker.configurer.events import Event
-from baker.manifest import ManifestDifference
 from baker.model import BakeResult, Build, Image, Reason, Stage
 from baker.teardown import LeftBehind
 
@@ -67,6 +67,11 @@ class Note:
     """One line that the user should see."""
 
     text: str
+
+
+def count(number: int, thing: str) -> str:
+    """``1 operation``, ``2 operations``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 Progress = BakeStarted | StageStarted | StageEnded | RecipeEvent | BakeEnded | Note

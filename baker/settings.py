@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import pwd
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from baker.ages import AGE
 from baker.errors import SettingsError, UsageError
-from baker.model import TargetSpec
+from baker.gates import REQUIREMENT
+from baker.model import CHANNEL_NAME, LATEST, TargetSpec
 from baker.toml_file import Document, Problem, Schema, describe, find_problems, nearest, read_document
 
 PROJECT_FILE = "baker.toml"
@@ -89,6 +91,60 @@ LOCAL_SETTINGS: Mapping[str, Schema] = {
 RESULT_NEUTRAL_SETTINGS: Mapping[str, frozenset[str]] = {"local": frozenset({"http_proxy", "memory", "pids"})}
 """Settings that never change what a bake comes to, so that they stay out of the fingerprint."""
 
+_RETENTION_RULES: Mapping[str, Schema] = {
+    "keep_last": {
+        "type": "integer",
+        "exclusiveMinimum": 0,
+        "title": "a number of versions",
+        "description": "The newest ones of a recipe that may be used",
+    },
+    "keep_younger": {**_AGE, "description": "Whatever was made since"},
+    "keep_labels": {
+        "type": "array",
+        "items": {
+            "type": "string",
+            "pattern": r"^[^\s=]+(=[^\n]*)?$",
+            "title": 'a label ("keep", "tier=gold")',
+        },
+        "title": "a list of labels",
+    },
+    "channels": {
+        "type": "object",
+        "title": "a table",
+        "additionalProperties": {"type": "integer", "exclusiveMinimum": 0, "title": "a number of versions"},
+        "description": "For each channel, how many of the versions that it held last stay, for roll-back (2)",
+    },
+}
+
+_GATE: Schema = {
+    "type": "object",
+    "title": "a table",
+    "additionalProperties": False,
+    "properties": {
+        "after": {
+            "type": "string",
+            "pattern": CHANNEL_NAME.pattern,
+            "title": "the name of a channel",
+            "description": "The channel that must hold the image, or have held it",
+        },
+        "soak": {
+            "type": "string",
+            "pattern": AGE,
+            "title": 'a length of time ("30m", "24h", "7d")',
+            "description": "For how long at least, by the database's clock",
+        },
+        "require": {
+            "type": "array",
+            "title": "a list of requirements",
+            "items": {
+                "type": "string",
+                "pattern": REQUIREMENT,
+                "title": '"tests", "no-revoked-ancestor", "label:KEY" or "label:KEY=VALUE"',
+            },
+        },
+    },
+}
+
 PROJECT_SCHEMA: Schema = {
     "type": "object",
     "additionalProperties": False,
@@ -106,10 +162,29 @@ PROJECT_SCHEMA: Schema = {
             "additionalProperties": False,
         },
         "aws": {"type": "object", "title": "a table"},
+        "channels": {"type": "object", "title": "a table", "additionalProperties": _GATE},
         "clean": {
             "type": "object",
             "title": "a table",
             "properties": {"logs": _AGE, "packages": _AGE},
+            "additionalProperties": False,
+        },
+        "retention": {
+            "type": "object",
+            "title": "a table",
+            "properties": {
+                **_RETENTION_RULES,
+                "recipes": {
+                    "type": "object",
+                    "title": "a table",
+                    "additionalProperties": {
+                        "type": "object",
+                        "title": "a table",
+                        "properties": _RETENTION_RULES,
+                        "additionalProperties": False,
+                    },
+                },
+            },
             "additionalProperties": False,
         },
     },
@@ -120,8 +195,9 @@ PROJECT_SCHEMA: Schema = {
 class Settings:
     """Everything that is configured. Paths are absolute; ``project`` and ``recipes`` are None outside one.
 
-    ``clean`` is baker.toml's table of that name, ``local`` and ``aws`` are its tables over the defaults.
-    ``variables`` holds, per target, what BAKER_* variables say; see ``target_settings`` for the whole.
+    ``channels``, ``clean`` and ``retention`` are baker.toml's tables of that name, ``local`` and ``aws``
+    are its tables over the defaults. ``variables`` holds, per target, what BAKER_* variables say; see
+    ``target_settings`` for the whole.
     """
 
     home: Path
@@ -131,7 +207,9 @@ class Settings:
     recipes: Path | None = None
     local: Mapping[str, Any] = field(default_factory=dict)
     aws: Mapping[str, Any] = field(default_factory=dict)
+    channels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clean: Mapping[str, str] = field(default_factory=dict)
+    retention: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
@@ -184,7 +262,9 @@ def load_settings(
         recipes=project / table.get("recipes", "recipes") if project else None,
         local={**_find_proxy(variables), **table.get("local", {})},
         aws=dict(table.get("aws", {})),
+        channels=dict(table.get("channels", {})),
         clean=dict(table.get("clean", {})),
+        retention=dict(table.get("retention", {})),
         variables={target: _target_variables(target, variables) for target in TARGETS},
     )
 
@@ -209,9 +289,24 @@ def _read_project(project: Path) -> Document:
         if not recipes.is_relative_to(project.resolve()):
             message = f'"recipes" must be a folder of the project, not "{document.values["recipes"]}"'
             problems.append(document.problem(("recipes",), message))
+        problems += _check_channels(document)
     if problems or isinstance(document, Problem):
         raise SettingsError("\n".join(str(problem) for problem in sorted(problems)))
     return document
+
+
+def _check_channels(document: Document) -> Iterator[Problem]:
+    for name, gate in document.values.get("channels", {}).items():
+        place = ("channels", name)
+        if name == LATEST or not CHANNEL_NAME.match(name):
+            message = f'"{name}" is not the name of a channel: name it like dev or prod-eu'
+            yield document.problem(place, message)
+        if "soak" in gate and "after" not in gate:
+            message = f'"channels.{name}.soak" needs "after": in which channel'
+            yield document.problem((*place, "soak"), message)
+        if gate.get("after") in (name, LATEST):
+            message = f'"channels.{name}.after" must be another channel, not "{gate["after"]}"'
+            yield document.problem((*place, "after"), message)
 
 
 def _check_catalog_variable(url: str | None) -> str | None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from baker import identity
 from baker.catalog import Catalog
 from baker.errors import BakerError
-from baker.model import BakeRecord, Image, ImageStatus, Outcome, Resource
+from baker.log import pack_log
+from baker.model import BakeRecord, Build, Image, ImageStatus, Outcome, Resource
 from baker.providers.protocol import Provider
+from baker.sidecar import format_wanted
 
 BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
@@ -20,7 +23,7 @@ BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 class Swept:
     """What was removed (or would be), and what could not be, with the reason.
 
-    ``finished`` are images whose bake died between registering and distributing them.
+    ``finished`` are images whose bake died between registering and distributing a build of them.
     """
 
     removed: tuple[Resource, ...]
@@ -40,12 +43,11 @@ def sweep_dead_bakes(
 
     A named ``bake_id`` is swept even if its machine was kept on purpose; a live one never is.
     """
-    host = identity.host_name()
     dead: list[tuple[str, Resource]] = []
     for entry in catalog.open_entries(bake_id):
         record = catalog.bake(entry.bake_id)
         kept = bake_id is None and identity.is_kept(home, entry.bake_id)
-        if record.host == host and not kept and not identity.is_alive(home, entry.bake_id):
+        if is_of_store(record, home) and not kept and not identity.is_alive(home, entry.bake_id):
             dead.append((entry.bake_id, entry.resource))
     known = {(resource.provider, resource.kind, resource.id) for _, resource in dead}
     held = {resource.id for resource in (entry.resource for entry in catalog.open_entries())}
@@ -67,33 +69,42 @@ def sweep_dead_bakes(
         close_records(catalog, home)
         if bake_id is not None:
             identity.unmark_kept(home, bake_id)
-    for image in find_unfinished(catalog, providers, home) if bake_id is None else ():
+    for image, builds in find_unfinished(catalog, providers, home) if bake_id is None else ():
         try:
-            finished.append(image if dry_run else finish_image(catalog, providers, image))
+            finished.append(image if dry_run else finish_image(catalog, providers, image, builds))
         except (BakerError, OSError) as error:
-            resource = Resource(provider=image.builds[0].target, kind="image", id=image.reference)
+            resource = Resource(provider=builds[0].target, kind="image", id=image.reference)
             failed.append((resource, str(error)))
     return Swept(removed=tuple(removed), failed=tuple(failed), finished=tuple(finished))
 
 
-def find_unfinished(catalog: Catalog, providers: Mapping[str, Provider], home: Path) -> list[Image]:
-    """Images that are registered and not distributed, and that no bake still works on.
+def find_unfinished(
+    catalog: Catalog, providers: Mapping[str, Provider], home: Path
+) -> list[tuple[Image, tuple[Build, ...]]]:
+    """Images with builds that are not distributed, and that no bake still works on.
 
-    Those of other stores are left to whoever bakes there.
+    Those of other stores are left to whoever bakes there; a build whose artifacts are gone cannot be helped
+    where the image is in use without it.
     """
-    registered = [image for image in catalog.images() if image.status is ImageStatus.REGISTERED]
-    here = {record.id for record in (catalog.bakes() if registered else ()) if is_of_store(record, home)}
+    waiting = catalog.unfinished()
+    here = {record.id for record in (catalog.bakes() if waiting else ()) if is_of_store(record, home)}
     busy = {
         record.recipe
-        for record in (catalog.bakes(running_only=True) if registered else ())
+        for record in (catalog.bakes(running_only=True) if waiting else ())
         if not is_of_store(record, home) or identity.is_alive(home, record.id)
     }
     return [
-        image
-        for image in registered
+        (image, builds)
+        for image, builds in waiting
         if image.recipe not in busy
-        and all(build.target in providers and build.id in here for build in image.builds)
+        and all(build.target in providers and build.id in here for build in builds)
+        and (image.status is ImageStatus.REGISTERED or is_held(providers, builds))
     ]
+
+
+def is_held(providers: Mapping[str, Provider], builds: Sequence[Build]) -> bool:
+    """Whether every artifact is still there."""
+    return all(providers[build.target].holds(artifact) for build in builds for artifact in build.artifacts)
 
 
 def is_of_store(record: BakeRecord, home: Path) -> bool:
@@ -101,22 +112,23 @@ def is_of_store(record: BakeRecord, home: Path) -> bool:
     return record.host == identity.host_name() and Path(record.log_path).is_relative_to(home)
 
 
-def finish_image(catalog: Catalog, providers: Mapping[str, Provider], image: Image) -> Image:
-    """Distribute it, so that it is available; one whose artifacts are gone is deleted."""
-    for build in image.builds:
-        if not all(providers[build.target].holds(artifact) for artifact in build.artifacts):
-            reason = "its bake died, and its artifacts are gone"
-            return catalog.set_status(image.recipe, image.version, ImageStatus.DELETED, reason)
+def finish_image(
+    catalog: Catalog, providers: Mapping[str, Provider], image: Image, builds: Sequence[Build]
+) -> Image:
+    """Distribute its ``builds``, so that it is available; one whose artifacts are gone is deleted."""
+    if not is_held(providers, builds):
+        reason = "its bake died, and its artifacts are gone"
+        return catalog.set_status(image.recipe, image.version, ImageStatus.DELETED, reason)
     distributed = {
-        build.id: providers[build.target].distribute(build, image_labels(image, build.id))
-        for build in image.builds
+        build.id: providers[build.target].distribute(build, image_labels(image, build.id)) for build in builds
     }
     return catalog.make_available(image.recipe, image.version, distributed)
 
 
 def image_labels(image: Image, bake_id: str) -> dict[str, str]:
     """What an artifact carries of its image."""
-    return {"recipe": image.recipe, "version": str(image.version), "bake": bake_id}
+    wanted = format_wanted([(build.target, build.arch) for build in image.builds]) if image.complete else ""
+    return {"recipe": image.recipe, "version": str(image.version), "bake": bake_id, "wanted": wanted}
 
 
 def remove(catalog: Catalog, provider: Provider, owner: str, resource: Resource) -> None:
@@ -128,7 +140,10 @@ def remove(catalog: Catalog, provider: Provider, owner: str, resource: Resource)
 
 
 def close_records(catalog: Catalog, home: Path) -> None:
-    """Bakes of this host whose process is gone have failed."""
+    """Bakes of this store whose process is gone have failed."""
     for record in catalog.bakes(running_only=True):
-        if record.host == identity.host_name() and not identity.is_alive(home, record.id):
+        if is_of_store(record, home) and not identity.is_alive(home, record.id):
+            with contextlib.suppress(OSError):
+                catalog.keep_log(record.id, pack_log(Path(record.log_path)))
             catalog.finish_bake(record.id, Outcome.FAILED, None, "its process died")
+            identity.forget_dead(home, record.id)

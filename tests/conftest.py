@@ -14,6 +14,9 @@ import pytest
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups
 from baker.providers.local.host import children_of, missing_tools
 from baker.providers.local.provider import LocalProvider
+from tests.postgresql import catalog_url, new_url, postgresql, postgresql_url
+
+__all__ = ["catalog_url", "new_url", "postgresql", "postgresql_url"]  # fixtures for every test
 
 
 @pytest.fixture(scope="session")

@@ -52,13 +52,10 @@ def make_file(path: str = "/etc/nginx/nginx.conf", content: str = "", **changes:
     return FileEntry(**{**values, **changes})
 
 
-def make_layer(
-    *files: FileEntry, parent: Layer | None = None, removed: Sequence[str] = (), digest: str | None = None
-) -> Layer:
+def make_layer(*files: FileEntry, removed: Sequence[str] = (), digest: str | None = None) -> Layer:
     """A layer named by its content, so that the same one made twice is the same."""
     return Layer(
         digest=digest or make_digest(repr((files, removed))),
-        parent=parent.digest if parent else None,
         removed=tuple(sorted(removed)),
         files=tuple(sorted(files, key=lambda file: file.path)),
     )

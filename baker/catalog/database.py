@@ -1,6 +1,6 @@
 """A connection to the catalog's database: transactions, errors in words, the schema's revision.
 
-What differs between SQLite and PostgreSQL is here and nowhere else.
+What differs between SQLite and PostgreSQL is here, in ``engines.py`` and, their errors, in ``refusals.py``.
 """
 
 from __future__ import annotations
@@ -11,23 +11,36 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, NullPool, QueuePool, Table, event, exc, text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.util import immutabledict
 
-from baker.catalog.schema import REVISION, REVISION_TABLE
-from baker.errors import CatalogError
+from baker.catalog.refusals import explain
+from baker.catalog.schema import REVISION, REVISION_TABLE, Moment
+from baker.errors import CatalogError, CatalogMissing
 
 T = TypeVar("T")
 
 SQLITE = "sqlite:///"
 POSTGRESQL = ("postgresql://", "postgres://")
 URL_HINT = "A catalog is sqlite:////absolute/path.db or postgresql://user@host/database."
+FIRST_BAKE = "The first bake makes it: baker bake."
+MIGRATE = "Bring it up to date, as a user who may write to it: baker catalog migrate"
 SNAPSHOT_TRIES = 20
+KEEPALIVE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60000,
+}
+"""A PostgreSQL server that vanished without a word is noticed within a minute."""
 
 
 class Database:
@@ -36,8 +49,12 @@ class Database:
     ``description`` names the catalog to people, without a password.
     """
 
-    def __init__(self, url: str, *, read_only: bool = False, lock_seconds: float = 30.0) -> None:
+    def __init__(
+        self, url: str, *, read_only: bool = False, lock_seconds: float = 30.0, any_schema: bool = False
+    ) -> None:
         """Connects and brings the schema up to date; ``lock_seconds`` is how long a write waits for others.
+
+        ``any_schema`` leaves it as it is, for a look at it.
 
         Raises CatalogError: the address is wrong or cannot be reached, it is not a catalog, its schema is
         newer than this code, or reading alone cannot make it or bring it up to date.
@@ -58,7 +75,8 @@ class Database:
             self._read_options = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._read_only = read_only
         try:
-            self._check_revision()
+            if not any_schema:
+                self._check_revision()
         except BaseException:
             self.close()
             raise
@@ -121,18 +139,24 @@ class Database:
         found = self.read(read_revision)
         if found == REVISION:
             return
-        if found is not None and found > REVISION:
-            raise CatalogError(
-                f"the catalog {self.description} has schema {found}: this baker knows none after {REVISION}",
-                hint="Update baker: a newer version has written to this catalog.",
-            )
+        require_known(found, self.description)
+        if self._read_only and found is None:
+            raise CatalogMissing(f"the catalog {self.description} is empty", hint=FIRST_BAKE)
         if self._read_only:
-            state = "is empty" if found is None else f"has the older schema {found}"
             raise CatalogError(
-                f"the catalog {self.description} {state}",
-                hint="Run a command that writes to it first, as a user who may: baker bake.",
+                f"the catalog {self.description} has the older schema {found}",
+                hint=MIGRATE,
             )
         self.write(_migrate, durable=True)
+
+
+def require_known(revision: str | None, description: str) -> None:
+    """Raises CatalogError for a schema that is newer than this code."""
+    if revision is not None and revision > REVISION:
+        raise CatalogError(
+            f"the catalog {description} has schema {revision}: this baker knows none after {REVISION}",
+            hint="Update baker: a newer version has written to this catalog.",
+        )
 
 
 def read_revision(connection: Connection) -> str | None:
@@ -149,6 +173,31 @@ def _migrate(connection: Connection) -> None:
         from baker.catalog.migrations import upgrade  # imported here: Alembic takes 0.2 s
 
         upgrade(connection)
+
+
+class DatabaseNow(FunctionElement[datetime]):
+    """The time by the clock of the database, one for every host: ``Moment`` text, as columns hold it."""
+
+    type = Moment()
+    inherit_cache = True
+
+
+@compiles(DatabaseNow, "sqlite")
+def _compile_sqlite_now(*_: Any, **__: Any) -> str:
+    return "strftime('%Y-%m-%dT%H:%M:%f000+00:00', 'now')"
+
+
+@compiles(DatabaseNow, "postgresql")
+def _compile_postgresql_now(*_: Any, **__: Any) -> str:
+    # Of the statement, not of the transaction: that may have waited for somebody else's.
+    moment = "statement_timestamp() AT TIME ZONE 'UTC'"
+    return f"""to_char({moment}, 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')"""
+
+
+def lock_table(connection: Connection, target: Table) -> None:
+    """Nobody else writes to it or locks rows of it before the transaction ends; SQLite is locked already."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"LOCK TABLE {target.name} IN EXCLUSIVE MODE"))
 
 
 def insert_ignoring(connection: Connection, target: Table, rows: list[dict[str, Any]]) -> None:
@@ -186,8 +235,7 @@ class _Snapshot(sqlite3.Connection):
 
 def _make_sqlite_engine(path: Path, *, read_only: bool, lock_seconds: float) -> Engine:
     if read_only:
-        if not path.exists():
-            raise CatalogError(f"there is no catalog {path} yet", hint="The first bake makes it: baker bake.")
+        require_file(path)
         connect = functools.partial(_connect_reader, path, lock_seconds)
     else:
         try:
@@ -205,6 +253,19 @@ def _make_sqlite_engine(path: Path, *, read_only: bool, lock_seconds: float) -> 
     engine = sqlalchemy.create_engine("sqlite://", creator=connect, json_serializer=_serialize, **pool)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def require_file(path: Path) -> None:
+    """Raises CatalogMissing, or CatalogError where this user may not look."""
+    try:
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise CatalogMissing(f"there is no catalog {path} yet", hint=FIRST_BAKE) from None
+    except OSError as error:
+        raise CatalogError(
+            f"the catalog {path} cannot be read: {error.strerror}",
+            hint="Run it with sudo, or ask its owner to let you read it.",
+        ) from error
 
 
 def _connect_writer(path: Path, lock_seconds: float) -> sqlite3.Connection:
@@ -243,8 +304,14 @@ def _connect_reader(path: Path, lock_seconds: float) -> sqlite3.Connection:
         connection.close()
         log = path.with_name(f"{path.name}-wal")
         refused = error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY"))
-        if not refused or (log.exists() and log.stat().st_size > 0):
+        if not refused:
             raise
+        if log.exists() and log.stat().st_size > 0:
+            raise CatalogError(
+                f"the catalog {path} was left with changes that are not in its file yet, "
+                "and this user may not write them there",
+                hint="Let its owner run any command once (sudo baker status), then try it again.",
+            ) from error
         return _Snapshot(f"{address}?immutable=1", **settings)
     except BaseException:
         connection.close()
@@ -270,9 +337,11 @@ def _make_postgresql_engine(url: str, *, lock_seconds: float) -> Engine:
     try:
         return sqlalchemy.create_engine(
             f"postgresql+psycopg://{rest}",
-            connect_args={"options": settings, "connect_timeout": 10},
+            connect_args={"options": settings, "connect_timeout": 10, **KEEPALIVE},
             json_serializer=_serialize,
             max_overflow=-1,
+            # A bake says nothing for minutes: what a firewall or a restart cut off meanwhile is made anew.
+            pool_pre_ping=True,
         )
     except exc.ArgumentError as error:
         raise CatalogError("the address of the catalog cannot be understood", hint=URL_HINT) from error
@@ -285,44 +354,3 @@ def _make_postgresql_engine(url: str, *, lock_seconds: float) -> Engine:
 
 def _serialize(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), sort_keys=True)
-
-
-# --- errors -------------------------------------------------------------------------------------
-
-SQLITE_ERRORS = {
-    "SQLITE_BUSY": ("is locked by another process", "Wait for it to end, then try again."),
-    "SQLITE_LOCKED": ("is locked by another process", "Wait for it to end, then try again."),
-    "SQLITE_READONLY": (
-        "cannot be written: it is read-only",
-        "Run it with sudo, or as the owner of the file.",
-    ),
-    "SQLITE_PERM": ("may not be opened", "Run it with sudo, or as the owner of the file."),
-    "SQLITE_CANTOPEN": ("cannot be opened", "Check that it is a file, and what you may do in its folder."),
-    "SQLITE_FULL": ("cannot be written: the disk is full", "Free some space; nothing of this was applied."),
-    "SQLITE_IOERR": ("cannot be read or written: the disk failed", "Look at the kernel's log: dmesg."),
-    "SQLITE_NOTADB": ("is not a database", "Name another file, or move this one out of the way."),
-    "SQLITE_CORRUPT": ("is damaged", "Restore it from a backup."),
-}
-POSTGRESQL_ERRORS = {
-    "53100": ("cannot be written: its disk is full", "Free some space; nothing of this was applied."),
-    "25006": ("cannot be written: it is read-only", "Is the server a standby? Name the primary."),
-    "42501": ("may not be used by this user", "Ask its owner for the rights."),
-    "55P03": ("is locked by another process", "Wait for it to end, then try again."),
-    "40001": ("was changed by somebody else", "Try it again."),
-    "40P01": ("was changed by somebody else", "Try it again."),
-}
-
-
-def explain(error: exc.DBAPIError, description: str) -> CatalogError:
-    """What a database's error means for the user of the catalog ``description``."""
-    cause = error.orig
-    name = getattr(cause, "sqlite_errorname", None) or ""
-    state = getattr(cause, "sqlstate", None) or ""
-    known = next((said for start, said in SQLITE_ERRORS.items() if name.startswith(start)), None)
-    known = known or POSTGRESQL_ERRORS.get(state)
-    if known is None and isinstance(error, exc.OperationalError) and not name:
-        known = ("cannot be reached", "Check the address, the network and that the server runs.")
-    first_line = next(iter(str(cause or error).splitlines()), "")
-    if known is None:
-        return CatalogError(f"the catalog {description} refused: {first_line}")
-    return CatalogError(f"the catalog {description} {known[0]} ({first_line})", hint=known[1])

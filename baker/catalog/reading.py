@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, or_, select
 
+from baker.catalog.ancestry import find_revoked_ancestors, merge_references
+from baker.catalog.database import DatabaseNow
 from baker.catalog.schema import (
     artifacts,
     build_layers,
     build_packages,
     builds,
-    channel_moves,
     channels,
     image_builds,
+    image_labels,
     images,
     layers,
     packages,
@@ -29,7 +31,6 @@ from baker.model import (
     LATEST,
     Artifact,
     Build,
-    ChannelMove,
     Image,
     ImageStatus,
     Manifest,
@@ -39,8 +40,15 @@ from baker.model import (
 
 USABLE = (ImageStatus.AVAILABLE, ImageStatus.DEPRECATED)
 
+_is_deprecated_later = and_(
+    images.c.status == ImageStatus.DEPRECATED, images.c.deprecated_from > DatabaseNow()
+)
+
+status_now = case((_is_deprecated_later, ImageStatus.AVAILABLE.value), else_=images.c.status)
+"""The state of an image: one that will be deprecated some day is available until then."""
+
 _is_latest_candidate = and_(
-    images.c.status == ImageStatus.AVAILABLE,
+    or_(images.c.status == ImageStatus.AVAILABLE, _is_deprecated_later),
     images.c.complete,
     ~exists().where(image_builds.c.image == images.c.number, ~image_builds.c.available),
 )
@@ -55,8 +63,9 @@ def list_recipes(connection: Connection) -> list[str]:
 
 
 def list_images(connection: Connection, *conditions: ColumnElement[bool]) -> list[Image]:
-    """The images that meet all conditions (on the table ``images``), newest first, in four queries."""
-    rows = connection.execute(select(images).where(*conditions).order_by(images.c.number.desc())).all()
+    """The images that meet all conditions (on the table ``images``), newest first, in six queries."""
+    chosen = select(images, status_now.label("status_now")).where(*conditions)
+    rows = connection.execute(chosen.order_by(images.c.number.desc())).all()
     linked = (
         select(image_builds.c.image, image_builds.c.build)
         .join(images)
@@ -68,31 +77,74 @@ def list_images(connection: Connection, *conditions: ColumnElement[bool]) -> lis
         members[image].append(build)
     holding = select(image_builds.c.build).join(images).where(*conditions)
     known = _load_builds(connection, builds.c.number.in_(holding))
-    names = _list_channel_names(connection, {row.recipe for row in rows})
+    names = find_channel_names(connection, {row.recipe for row in rows})
+    labels = _list_labels(connection, *conditions)
+    revoked = _find_revoked(connection, known.values())
     return [
         Image(
             recipe=row.recipe,
             version=row.version,
-            status=ImageStatus(row.status),
+            status=ImageStatus(row.status_now),
             complete=row.complete,
             created=row.created,
             channels=tuple(sorted(names[row.recipe, row.version])),
             builds=tuple(known[number] for number in members[row.number]),
             status_reason=row.status_reason,
+            deprecated_from=row.deprecated_from,
+            labels=labels[row.number],
+            revoked_ancestors=merge_references(revoked[known[number].id] for number in members[row.number]),
         )
         for row in rows
     ]
 
 
+def _find_revoked(connection: Connection, loaded: Iterable[Build]) -> defaultdict[str, tuple[str, ...]]:
+    return find_revoked_ancestors(connection, {build.id: build.provenance.parent_build for build in loaded})
+
+
+def _list_labels(
+    connection: Connection, *conditions: ColumnElement[bool]
+) -> defaultdict[int, dict[str, str]]:
+    """The labels of the images that meet all conditions, by the image's number, sorted by key."""
+    chosen = select(image_labels.c.image, image_labels.c.key, image_labels.c.value).join(images)
+    labels: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for image, key, value in connection.execute(chosen.where(*conditions).order_by(image_labels.c.key)):
+        labels[image][key] = value
+    return labels
+
+
+def list_unfinished(connection: Connection) -> list[tuple[Image, tuple[Build, ...]]]:
+    """Newest image first: the registered with all their builds, the usable with those on their way."""
+    on_its_way = and_(images.c.status.in_(USABLE), ~image_builds.c.available)
+    waiting = or_(images.c.status == ImageStatus.REGISTERED, on_its_way)
+    linked = images.join(image_builds).join(builds)
+    wanted = select(images.c.recipe, images.c.version, builds.c.id).select_from(linked).where(waiting)
+    keys = {tuple(row) for row in connection.execute(wanted)}
+    numbers = select(images.c.number).select_from(linked).where(waiting)
+    return [
+        (image, tuple(build for build in image.builds if (image.recipe, image.version, build.id) in keys))
+        for image in list_images(connection, images.c.number.in_(numbers))
+    ]
+
+
 def list_usable_builds(connection: Connection, recipe: str, target: str, arch: str) -> list[Build]:
+    """Those of the newest image first: no clock has a say, and a build that is issued again is the newest.
+
+    What is built upon something revoked is not for another bake.
+    """
+    place = (image_builds.c.target == target, image_builds.c.arch == arch)
     usable = (
-        select(image_builds.c.build)
+        select(image_builds.c.build, func.max(images.c.number).label("image"))
         .join(images)
-        .where(images.c.recipe == recipe, images.c.status.in_(USABLE), image_builds.c.available)
+        .where(images.c.recipe == recipe, images.c.status.in_(USABLE), image_builds.c.available, *place)
+        .group_by(image_builds.c.build)
     )
-    place = and_(builds.c.recipe == recipe, builds.c.target == target, builds.c.arch == arch)
-    found = _load_builds(connection, place, builds.c.number.in_(usable))
-    return sorted(found.values(), key=lambda build: (build.created, build.id), reverse=True)
+    newest = {row.build: row.image for row in connection.execute(usable)}
+    chosen = builds.c.number.in_(usable.with_only_columns(image_builds.c.build))
+    found = _load_builds(connection, chosen)
+    revoked = _find_revoked(connection, found.values())
+    ordered = [found[number] for number in sorted(found, key=lambda number: newest[number], reverse=True)]
+    return [build for build in ordered if not revoked[build.id]]
 
 
 def _load_builds(connection: Connection, *conditions: ColumnElement[bool]) -> dict[int, Build]:
@@ -140,6 +192,7 @@ def _make_build(row: Row[Any], of_build: Sequence[Artifact]) -> Build:
         provenance=provenance,
         artifacts=tuple(of_build),
         created=row.created,
+        image_tests=row.image_tests,
     )
 
 
@@ -182,10 +235,10 @@ def list_layers(connection: Connection, build_id: str) -> list[Layer]:
         .where(build_layers.c.build == number)
         .order_by(build_layers.c.position)
     )
-    return [_read_layer(digest, content) for digest, content in connection.execute(stack)]
+    return [read_layer(digest, content) for digest, content in connection.execute(stack)]
 
 
-def _read_layer(digest: str, content: bytes) -> Layer:
+def read_layer(digest: str, content: bytes) -> Layer:
     try:
         return decode_layer(content)
     except (ValueError, KeyError, TypeError, zlib.error) as error:
@@ -204,26 +257,6 @@ def read_manifest(connection: Connection, build_id: str) -> Manifest:
 # --- channels -----------------------------------------------------------------------------------------
 
 
-def list_moves(connection: Connection, recipe: str, channel: str) -> list[ChannelMove]:
-    """The whole history of a channel, newest first."""
-    moves = select(channel_moves).where(channel_moves.c.recipe == recipe, channel_moves.c.channel == channel)
-    rows = connection.execute(moves.order_by(channel_moves.c.revision.desc()))
-    return [_make_move(row) for row in rows]
-
-
-def list_channels(connection: Connection, recipe: str | None) -> list[ChannelMove]:
-    """The newest move of every channel, by recipe and name."""
-    last = (
-        channel_moves.c.recipe == channels.c.recipe,
-        channel_moves.c.channel == channels.c.name,
-        channel_moves.c.revision == channels.c.revision,
-    )
-    found = select(channel_moves).join(channels, and_(*last)).order_by(channels.c.recipe, channels.c.name)
-    if recipe is not None:
-        found = found.where(channels.c.recipe == recipe)
-    return [_make_move(row) for row in connection.execute(found)]
-
-
 def find_channel(connection: Connection, recipe: str, name: str) -> tuple[int, int] | None:
     """The version that a channel holds, and its revision; None if there is no such channel."""
     held = select(channels.c.version, channels.c.revision)
@@ -231,17 +264,10 @@ def find_channel(connection: Connection, recipe: str, name: str) -> tuple[int, i
     return None if row is None else (row.version, row.revision)
 
 
-def _make_move(row: Row[Any]) -> ChannelMove:
-    return ChannelMove(
-        recipe=row.recipe,
-        channel=row.channel,
-        revision=row.revision,
-        from_version=row.from_version,
-        to_version=row.to_version,
-        actor=row.actor,
-        reason=row.reason,
-        at=row.at,
-    )
+def list_channel_names(connection: Connection, recipe: str) -> list[str]:
+    """The names of a recipe's channels, sorted; ``latest`` is not among them."""
+    named = select(channels.c.name).where(channels.c.recipe == recipe)
+    return list(connection.execute(named.order_by(channels.c.name)).scalars())
 
 
 def find_latest(connection: Connection, recipe: str) -> int | None:
@@ -250,15 +276,16 @@ def find_latest(connection: Connection, recipe: str) -> int | None:
     return connection.execute(candidates.order_by(images.c.version.desc()).limit(1)).scalar()
 
 
-def _list_channel_names(connection: Connection, wanted: set[str]) -> defaultdict[tuple[str, int], list[str]]:
+def find_channel_names(connection: Connection, wanted: set[str]) -> defaultdict[tuple[str, int], list[str]]:
+    """The channels that hold each version of the recipes wanted, ``latest`` among them."""
     held = select(channels.c.recipe, channels.c.version, channels.c.name)
-    latest = select(images.c.recipe, func.max(images.c.version)).where(_is_latest_candidate)
-    if len(wanted) == 1:
-        held = held.where(channels.c.recipe.in_(wanted))
-        latest = latest.where(images.c.recipe.in_(wanted))
+    candidates = select(images.c.version).where(images.c.recipe == recipes.c.name, _is_latest_candidate)
+    # The newest of each recipe alone is looked for, from the end of the index: there may be 100,000 images.
+    newest = candidates.order_by(images.c.version.desc()).limit(1).scalar_subquery()
+    latest = select(recipes.c.name, newest).where(recipes.c.name.in_(wanted))
     names: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
-    for recipe, version, name in connection.execute(held):
+    for recipe, version, name in connection.execute(held.where(channels.c.recipe.in_(wanted))):
         names[recipe, version].append(name)
-    for recipe, version in connection.execute(latest.group_by(images.c.recipe)):
+    for recipe, version in connection.execute(latest):
         names[recipe, version].append(LATEST)
     return names

@@ -11,13 +11,13 @@ from baker.catalog.reading import (
     USABLE,
     find_channel,
     find_latest,
-    list_channels,
+    list_channel_names,
     list_images,
     list_recipes,
 )
 from baker.catalog.schema import builds, image_builds, images
 from baker.errors import BadReference
-from baker.model import LATEST, Image, Reference
+from baker.model import LATEST, Image, ImageStatus, Reference
 
 
 def resolve(connection: Connection, reference: Reference, *, allow_unusable: bool) -> Image:
@@ -26,6 +26,8 @@ def resolve(connection: Connection, reference: Reference, *, allow_unusable: boo
     if image.status in USABLE or allow_unusable:
         return image
     exact = "" if reference.version else f" ({image.reference})"
+    if image.status is ImageStatus.DELETED:
+        raise _explain_deleted(connection, image, f"{reference}{exact}")
     reason = f": {image.status_reason}" if image.status_reason else ""
     raise BadReference(
         f"{reference}{exact} cannot be used: it is {image.status}{reason}",
@@ -93,6 +95,17 @@ def _check_recipe(connection: Connection, recipe: str) -> None:
         )
 
 
+def _explain_deleted(connection: Connection, image: Image, named: str) -> BadReference:
+    chosen = select(images.c.status_actor, images.c.status_at)
+    mine = (images.c.recipe == image.recipe, images.c.version == image.version)
+    actor, at = connection.execute(chosen.where(*mine)).one()
+    reason = f" ({image.status_reason})" if image.status_reason else ""
+    return BadReference(
+        f"{named} was deleted by {actor} on {at:%Y-%m-%d}{reason}",
+        hint=f"List the others: baker image ls {image.recipe}",
+    )
+
+
 def _explain_no_version(connection: Connection, recipe: str, version: int) -> BadReference:
     _check_recipe(connection, recipe)
     newest = connection.execute(select(func.max(images.c.version)).where(images.c.recipe == recipe)).scalar()
@@ -103,8 +116,8 @@ def _explain_no_version(connection: Connection, recipe: str, version: int) -> Ba
 
 def _explain_no_channel(connection: Connection, recipe: str, name: str) -> BadReference:
     _check_recipe(connection, recipe)
-    names = [move.channel for move in list_channels(connection, recipe)]
-    others = _suggest(name, names) or (f" (it has {', '.join(names)})" if names else "")
+    names = list_channel_names(connection, recipe)
+    others = _suggest(name, [*names, LATEST]) or (f" (it has {', '.join(names)})" if names else "")
     return BadReference(f"{recipe} has no channel {name}{others}", hint=f"List them: baker image ls {recipe}")
 
 
@@ -112,6 +125,14 @@ def _explain_no_digest(connection: Connection, recipe: str, prefix: str) -> BadR
     _check_recipe(connection, recipe)
     known = connection.execute(select(builds.c.digest).where(builds.c.recipe == recipe)).scalars()
     nearest = _suggest(prefix, {digest[: max(len(prefix), 19)] for digest in known})
+    held = builds.join(image_builds).join(images)
+    elsewhere = select(builds.c.recipe, images.c.version).select_from(held)
+    # A range, which the index on digests answers; "g" comes after every digit.
+    row = connection.execute(
+        elsewhere.where(builds.c.digest >= prefix, builds.c.digest < f"{prefix}g").limit(1)
+    ).first()
+    if row is not None:
+        nearest = f"; it is one of {row.recipe}:{row.version}"
     return BadReference(
         f"{recipe} has no build {prefix}{nearest}", hint=f"List them: baker image ls {recipe}"
     )

@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0001"
+REVISION = "0003"
 """The schema that this code knows: the newest of the migrations, whose names sort in their order."""
 
 REVISION_TABLE = "catalog_revision"
@@ -94,7 +94,46 @@ images = Table(
     Column("status_reason", Prose),
     Column("status_actor", Text, nullable=False),
     Column("status_at", Moment, nullable=False),
+    # A deprecated image is still available until then; null: deprecated at once.
+    Column("deprecated_from", Moment),
     UniqueConstraint("recipe", "version"),
+)
+
+image_labels = Table(
+    "image_labels",
+    metadata,
+    Column("image", ForeignKey("images.number"), primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("value", Prose, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Index(None, "key", "value"),
+)
+
+# Append-only: what happened to an image, by whom and why.
+image_events = Table(
+    "image_events",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("image", ForeignKey("images.number"), nullable=False, index=True),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("reason", Prose),
+)
+
+# Somebody's claim on an image; while it holds, the image is never pruned. Kept when it has ended.
+leases = Table(
+    "leases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("image", ForeignKey("images.number"), nullable=False, index=True),
+    Column("owner", Text, nullable=False, index=True),
+    Column("actor", Text, nullable=False),
+    Column("reason", Prose),
+    Column("created", Moment, nullable=False),
+    Column("expires", Moment),
+    Column("released", Moment),
 )
 
 builds = Table(
@@ -123,6 +162,8 @@ builds = Table(
     Column("opaque", Text),
     # Not a foreign key: a rebuilt catalog may know a build and not its parent.
     Column("parent_build", Text, index=True),
+    # Those that it passed last; null where an older schema did not say.
+    Column("image_tests", JSON(none_as_null=True)),
     Index(None, "recipe", "target", "arch"),
     Index(None, "digest"),
 )
@@ -185,8 +226,7 @@ layers = Table(
     Column("content", LargeBinary, nullable=False),  # see baker.layer
 )
 
-# Which layers a build consists of, lowest first. The same delta may lie upon different ones below it, so
-# this order, and not what a layer says of its parent, is the truth about a stack.
+# Which layers a build consists of, lowest first. The same delta may lie upon different ones below it.
 build_layers = Table(
     "build_layers",
     metadata,
@@ -217,6 +257,22 @@ channel_moves = Table(
     Column("actor", Text, nullable=False),
     Column("reason", Prose),
     Column("at", Moment, nullable=False),
+    # What the channel's gate still missed when it was moved all the same; null if nothing.
+    Column("overridden", JSON(none_as_null=True)),
+    # Whether it was a roll-back; null (an older schema did not say) is a promotion.
+    Column("rolled_back", Boolean),
+)
+
+# What a channel's gate asks, kept where the pipeline that it restrains cannot edit it. An empty recipe
+# means every recipe's channel of that name.
+channel_protections = Table(
+    "channel_protections",
+    metadata,
+    Column("recipe", Text, primary_key=True),
+    Column("channel", Text, primary_key=True),
+    Column("rules", JSON, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", Moment, nullable=False),
 )
 
 # --- bakes --------------------------------------------------------------------------------------
@@ -237,6 +293,8 @@ bakes = Table(
     Column("image", Text),
     Column("error", Prose),
     Column("log_path", Text, nullable=False),
+    # Ids of the builds that it works from, which are not pruned while it runs; null: none, or not yet.
+    Column("uses", JSON(none_as_null=True)),
 )
 
 bake_stages = Table(
@@ -247,6 +305,15 @@ bake_stages = Table(
     Column("started", Moment, nullable=False),
     Column("seconds", Float),
     Column("outcome", Text, nullable=False),
+)
+
+# The end of a finished bake's log, compressed, for those who cannot read its file. In a table of its own, so
+# that listing bakes does not read it.
+bake_logs = Table(
+    "bake_logs",
+    metadata,
+    Column("bake", ForeignKey("bakes.id"), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
 )
 
 # No foreign key to bakes: what a throwaway machine holds is written down here too.

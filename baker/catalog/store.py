@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Self, TypeVar
+from datetime import datetime
+from typing import Self
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import exists, select
 
 from baker import identity
-from baker.catalog import bakes, promoting, reading, references, schema, writing
+from baker.catalog import bakes, reading, references, schema, writing
+from baker.catalog.calls import Calls, read_clock
+from baker.catalog.contents import CompareCalls
 from baker.catalog.database import Database
+from baker.catalog.family import FamilyCalls
+from baker.catalog.finding import FindCalls
+from baker.catalog.leases import LeaseCalls
+from baker.catalog.life import LifeCalls
+from baker.catalog.logs import LogCalls
+from baker.catalog.moving import MovingCalls
+from baker.catalog.promoting import ChannelCalls
+from baker.catalog.pruning import PruneCalls
+from baker.errors import CatalogError
 from baker.layer import Layer
 from baker.model import (
-    Artifact,
     BakeRecord,
     Build,
-    ChannelMove,
     Image,
-    ImageStatus,
     LedgerEntry,
     Manifest,
     Outcome,
@@ -29,27 +37,24 @@ from baker.model import (
     Stage,
 )
 
-T = TypeVar("T")
 
-
-def read_clock() -> datetime:
-    return datetime.now(UTC)
-
-
-class Catalog:
+class Catalog(
+    FindCalls,
+    CompareCalls,
+    FamilyCalls,
+    LifeCalls,
+    ChannelCalls,
+    LeaseCalls,
+    PruneCalls,
+    LogCalls,
+    MovingCalls,
+    Calls,
+):
     """What was baked. ``baker.teardown.Ledger`` is part of it.
 
     Threads may share one; processes open their own. Every call raises CatalogError when the database is
     locked, full, damaged, read-only or out of reach; then nothing of the call was applied.
     """
-
-    def __init__(
-        self, database: Database, *, url: str, actor: str, clock: Callable[[], datetime] = read_clock
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self.url = url
-        self.actor = actor
 
     @classmethod
     def open(
@@ -116,6 +121,25 @@ class Catalog:
             lambda connection: reading.list_usable_builds(connection, recipe, target, arch)
         )
 
+    def unfinished(self) -> list[tuple[Image, tuple[Build, ...]]]:
+        """Images that are not distributed yet, newest first, each with its builds that have to be.
+
+        One that is registered with all its builds; one in use with a build that joined it.
+        """
+        return self._database.read(reading.list_unfinished)
+
+    def holder(self, build_id: str) -> Image:
+        """The newest image in use that holds a build. Raises CatalogError."""
+        holding = select(schema.image_builds.c.image).join(schema.builds)
+        chosen = schema.images.c.number.in_(holding.where(schema.builds.c.id == build_id))
+        in_use = schema.images.c.status.in_(reading.USABLE)
+        found = self._database.read(lambda connection: reading.list_images(connection, chosen, in_use))
+        if not found:
+            raise CatalogError(
+                f"no image that may be used holds the build {build_id} any more", hint="Try it again."
+            )
+        return found[0]
+
     def has_build(self, build_id: str) -> bool:
         known = select(exists().where(schema.builds.c.id == build_id))
         return self._database.read(lambda connection: bool(connection.execute(known).scalar()))
@@ -168,80 +192,9 @@ class Catalog:
             )
         )
 
-    def make_available(self, recipe: str, version: int, artifacts: Mapping[str, Sequence[Artifact]]) -> Image:
-        """The builds named, by id, are distributed: these are their artifacts, beside those known before.
-
-        A registered image becomes available. It is ``latest`` once all its builds were named here.
-        Idempotent. Raises BadReference, ConflictError if it was revoked or deleted meanwhile, and
-        CatalogError for a build that is not in this version.
-        """
-        return self._write(
-            lambda connection: writing.make_available(
-                connection,
-                actor=self.actor,
-                now=self._clock(),
-                recipe=recipe,
-                version=version,
-                distributed=artifacts,
-            )
-        )
-
-    def set_status(self, recipe: str, version: int, status: ImageStatus, reason: str | None = None) -> Image:
-        """Raises BadReference, and ConflictError for a deleted image: nothing brings that back."""
-        return self._write(
-            lambda connection: writing.set_status(
-                connection,
-                actor=self.actor,
-                now=self._clock(),
-                recipe=recipe,
-                version=version,
-                status=status,
-                reason=reason,
-            )
-        )
-
-    # --- channels ---------------------------------------------------------------------------------
-
-    def channel(self, recipe: str, name: str) -> tuple[int, int] | None:
-        """The version that a channel holds, and its revision for ``promote``; None if there is none."""
-        return self._database.read(lambda connection: reading.find_channel(connection, recipe, name))
-
-    def channels(self, recipe: str | None = None) -> list[ChannelMove]:
-        """The newest move of every channel, by recipe and name: what it holds, since when, by whom."""
-        return self._database.read(lambda connection: reading.list_channels(connection, recipe))
-
-    def channel_history(self, recipe: str, channel: str) -> list[ChannelMove]:
-        """Every move, newest first; empty if there is no such channel."""
-        return self._database.read(lambda connection: reading.list_moves(connection, recipe, channel))
-
-    def promote(
-        self,
-        recipe: str,
-        version: int,
-        channel: str,
-        *,
-        reason: str | None = None,
-        expected_revision: int | None,
-    ) -> ChannelMove:
-        """Move a channel, if it is still at the revision that the caller saw (None: there was no channel).
-
-        A channel that holds this version already is not moved: the move that brought it there is returned.
-        Raises ConflictError, saying who moved it and to what; UsageError for a name that no channel may
-        have; BadReference for an unknown version; CatalogError for one that is not complete and available
-        or deprecated.
-        """
-        return self._write(
-            lambda connection: promoting.promote(
-                connection,
-                actor=self.actor,
-                now=self._clock(),
-                recipe=recipe,
-                version=version,
-                channel=channel,
-                reason=reason,
-                expected_revision=expected_revision,
-            )
-        )
+    def record_image_tests(self, build_id: str, image_tests: Mapping[str, str]) -> None:
+        """A build passed these image tests (see ``Build``). Raises CatalogError for one that is not there."""
+        self._write(lambda connection: writing.record_image_tests(connection, build_id, image_tests))
 
     # --- bakes ------------------------------------------------------------------------------------
 
@@ -314,7 +267,3 @@ class Catalog:
 
     def _write_entry(self, bake_id: str, resource: Resource, state: str) -> None:
         self._write(lambda connection: bakes.write_entry(connection, bake_id, resource, state, self._clock()))
-
-    def _write(self, change: Callable[[Connection], T]) -> T:
-        """For what the outside world may know of: it must survive a power cut."""
-        return self._database.write(change, durable=True)

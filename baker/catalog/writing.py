@@ -1,4 +1,4 @@
-"""What changes images and channels. Each takes a connection within a write transaction."""
+"""Writing down what was baked. Each function takes a connection within a write transaction."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, exists, insert, select, update
 
+from baker.catalog.ancestry import WITHDRAWN, require_sound_ancestors
 from baker.catalog.database import insert_ignoring, insert_or_update
 from baker.catalog.reading import find_build_number
 from baker.catalog.references import find_image
@@ -23,7 +24,7 @@ from baker.catalog.schema import (
     packages,
     recipes,
 )
-from baker.errors import CatalogError, ConflictError
+from baker.errors import CatalogError
 from baker.layer import Layer, encode_layer
 from baker.model import (
     Artifact,
@@ -35,8 +36,6 @@ from baker.model import (
 
 CHUNK = 1000
 """Packages that are looked up in one statement; SQLite takes 32,766 values."""
-
-WITHDRAWN = (ImageStatus.REVOKED, ImageStatus.DELETED)
 
 # --- registering --------------------------------------------------------------------------------
 
@@ -60,19 +59,21 @@ def register(
     if build is not None and (held := _find_holder(connection, build.id)) is not None:
         return find_image(connection, recipe, held)
     carried = [_find_carried(connection, recipe, build_id) for build_id in carry]
+    parent = build.provenance.parent_build if build else None
+    require_sound_ancestors(connection, recipe, [*carry, *([parent] if parent else [])])
     image = _find_joinable(connection, recipe, build)
     if image is None:
         image = _insert_image(connection, recipe, actor=actor, now=now)
     if build is not None:
-        number = _insert_build(connection, build)
-        _insert_layers(connection, number, layers)
-        _insert_packages(connection, number, packages)
-        _link(connection, image.number, number, build.target, build.arch, available=False)
-    places = _list_places(connection, image.number)
+        number = insert_build(connection, build)
+        insert_layers(connection, number, layers)
+        insert_packages(connection, number, packages)
+        link_build(connection, image.number, number, build.target, build.arch, available=False)
+    places = list_places(connection, image.number)
     for row in carried:
         if (row.target, row.arch) not in places:
             available = _is_available(connection, row.number)
-            _link(connection, image.number, row.number, row.target, row.arch, available=available)
+            link_build(connection, image.number, row.number, row.target, row.arch, available=available)
             places.add((row.target, row.arch))
     complete = places.issuperset(wanted)
     connection.execute(update(images).where(images.c.number == image.number).values(complete=complete))
@@ -100,10 +101,10 @@ def _find_joinable(connection: Connection, recipe: str, build: Build | None) -> 
     row = connection.execute(newest).first()
     if build is None or row is None or row.complete or row.status in WITHDRAWN:
         return None
-    return None if (build.target, build.arch) in _list_places(connection, row.number) else row
+    return None if (build.target, build.arch) in list_places(connection, row.number) else row
 
 
-def _list_places(connection: Connection, image: int) -> set[tuple[str, str]]:
+def list_places(connection: Connection, image: int) -> set[tuple[str, str]]:
     places = select(image_builds.c.target, image_builds.c.arch).where(image_builds.c.image == image)
     return {(target, arch) for target, arch in connection.execute(places)}
 
@@ -129,12 +130,14 @@ def _insert_image(connection: Connection, recipe: str, *, actor: str, now: datet
     return connection.execute(inserted).one()
 
 
-def _link(connection: Connection, image: int, build: int, target: str, arch: str, *, available: bool) -> None:
+def link_build(
+    connection: Connection, image: int, build: int, target: str, arch: str, *, available: bool
+) -> None:
     values = {"image": image, "target": target, "arch": arch, "build": build, "available": available}
     connection.execute(insert(image_builds), values)
 
 
-def _insert_build(connection: Connection, build: Build) -> int:
+def insert_build(connection: Connection, build: Build) -> int:
     origin = build.provenance
     values = {
         "id": build.id,
@@ -157,13 +160,14 @@ def _insert_build(connection: Connection, build: Build) -> int:
         "tools": dict(origin.tools),
         "opaque": origin.opaque,
         "parent_build": origin.parent_build,
+        "image_tests": None if build.image_tests is None else dict(build.image_tests),
     }
     number = connection.execute(insert(builds).values(values).returning(builds.c.number)).scalar_one()
-    _insert_artifacts(connection, number, build.artifacts)
+    insert_artifacts(connection, number, build.artifacts)
     return int(number)
 
 
-def _insert_artifacts(connection: Connection, build: int, added: Sequence[Artifact]) -> None:
+def insert_artifacts(connection: Connection, build: int, added: Sequence[Artifact]) -> None:
     rows = [
         {
             "build": build,
@@ -180,7 +184,7 @@ def _insert_artifacts(connection: Connection, build: int, added: Sequence[Artifa
     insert_or_update(connection, artifacts, ["build", "store", "id"], rows)
 
 
-def _insert_layers(connection: Connection, build: int, stack: Sequence[Layer]) -> None:
+def insert_layers(connection: Connection, build: int, stack: Sequence[Layer]) -> None:
     known = _find_layers(connection, stack)
     missing = [layer for layer in stack if layer.digest not in known]
     rows = [{"digest": layer.digest, "content": encode_layer(layer)} for layer in missing]
@@ -200,7 +204,7 @@ def _find_layers(connection: Connection, wanted: Sequence[Layer]) -> dict[str, i
     return {row.digest: row.number for row in connection.execute(found)}
 
 
-def _insert_packages(connection: Connection, build: int, contained: Sequence[Package]) -> None:
+def insert_packages(connection: Connection, build: int, contained: Sequence[Package]) -> None:
     # In one order everywhere: two that insert the same new packages never wait for each other in a circle.
     keys = {package_key(package): package for package in sorted(contained)}
     known = _find_packages(connection, list(keys))
@@ -239,70 +243,7 @@ def package_key(package: Package) -> str:
     return hashlib.sha256("\0".join((*fields, package.source_version)).encode()).hexdigest()
 
 
-# --- the life of an image -------------------------------------------------------------------------
-
-
-def make_available(
-    connection: Connection,
-    *,
-    actor: str,
-    now: datetime,
-    recipe: str,
-    version: int,
-    distributed: Mapping[str, Sequence[Artifact]],
-) -> Image:
-    """See ``Catalog.make_available``."""
-    row = lock_image(connection, recipe, version)
-    if row.status in WITHDRAWN:
-        raise ConflictError(
-            f"{recipe}:{version} was {row.status} meanwhile by {row.status_actor}: {row.status_reason}",
-            hint=f"Look: baker image show {recipe}:{version}",
-        )
-    for build_id, added in distributed.items():
-        number = find_build_number(connection, build_id)
-        link = (image_builds.c.image == row.number, image_builds.c.build == number)
-        marked = connection.execute(update(image_builds).where(*link).values(available=True))
-        if marked.rowcount != 1:
-            raise CatalogError(f"{recipe}:{version} does not hold the build {build_id}")
-        _insert_artifacts(connection, number, added)
-    if row.status == ImageStatus.REGISTERED:
-        _write_status(connection, row.number, ImageStatus.AVAILABLE, None, actor, now)
-    return find_image(connection, recipe, version)
-
-
-def set_status(
-    connection: Connection,
-    *,
-    actor: str,
-    now: datetime,
-    recipe: str,
-    version: int,
-    status: ImageStatus,
-    reason: str | None,
-) -> Image:
-    """See ``Catalog.set_status``."""
-    row = lock_image(connection, recipe, version)
-    if row.status == ImageStatus.DELETED and status != ImageStatus.DELETED:
-        raise ConflictError(
-            f"{recipe}:{version} was deleted by {row.status_actor}: it cannot become {status}",
-            hint=f"Bake it anew: baker bake {recipe} --force",
-        )
-    _write_status(connection, row.number, status, reason, actor, now)
-    return find_image(connection, recipe, version)
-
-
-def lock_image(connection: Connection, recipe: str, version: int) -> Row[Any]:
-    """The row of an image, which stays as it is until the transaction ends. Raises BadReference."""
-    chosen = select(images).where(images.c.recipe == recipe, images.c.version == version)
-    row = connection.execute(chosen.with_for_update()).first()
-    if row is None:
-        find_image(connection, recipe, version)  # raises, and says what there is
-        raise ConflictError(f"{recipe}:{version} appeared just now", hint="Try it again.")
-    return row
-
-
-def _write_status(
-    connection: Connection, image: int, status: ImageStatus, reason: str | None, actor: str, now: datetime
-) -> None:
-    values = {"status": status, "status_reason": reason, "status_actor": actor, "status_at": now}
-    connection.execute(update(images).where(images.c.number == image).values(values))
+def record_image_tests(connection: Connection, build_id: str, image_tests: Mapping[str, str]) -> None:
+    """See ``Catalog.record_image_tests``."""
+    number = find_build_number(connection, build_id)
+    connection.execute(update(builds).where(builds.c.number == number).values(image_tests=dict(image_tests)))

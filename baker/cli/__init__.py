@@ -10,7 +10,24 @@ import traceback
 
 import typer
 
-from baker.cli import authoring, bakes, images, machines, recipes, running, system
+from baker.cli import (
+    asking,
+    authoring,
+    bakes,
+    catalog,
+    channels,
+    comparing,
+    groups,
+    images,
+    life,
+    machines,
+    promoting,
+    pruning,
+    recipes,
+    resolving,
+    running,
+    system,
+)
 from baker.cli.completion import join_words_at_colons
 from baker.cli.wiring import Options
 from baker.console import Console
@@ -30,8 +47,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (authoring, bakes, images, machines, recipes, running, system):
-    group.add_commands(app)
+MODULES = (
+    asking,
+    authoring,
+    bakes,
+    catalog,
+    channels,
+    comparing,
+    images,
+    life,
+    machines,
+    promoting,
+    pruning,
+    recipes,
+    resolving,
+    running,
+    system,
+)
+for module in MODULES:
+    module.add_commands(app)
+for name in ("catalog", "channel", "image", "lease"):
+    app.add_typer(getattr(groups, name), name=name)
 
 
 def show_version(asked: bool) -> None:

@@ -19,6 +19,7 @@ from baker.console import Console, show_seconds
 from baker.errors import BadReference, UsageError
 from baker.interrupt import Interruption
 from baker.model import Recipe, Reference
+from baker.progress import count
 from baker.settings import Settings
 
 if TYPE_CHECKING:
@@ -104,13 +105,14 @@ def find_provider(
 
 def resolve_source(settings: Settings, recipe: Recipe, provider: Provider) -> ResolvedSource:
     """The recipe's source, pinned. Raises BadReference if the parent was not baked yet."""
+    from baker.knowledge import resolve_parent
     from baker.settings import target_settings
 
     spec, parent = recipe.targets[provider.target], None
     if isinstance(spec.source, Reference):
         with open_catalog(settings, read_only=True, or_empty=True) as catalog:
             try:
-                parent = catalog.resolve(spec.source).build_for(provider.target, provider.arch)
+                parent = resolve_parent(catalog, spec.source).build_for(provider.target, provider.arch)
             except BadReference as error:
                 hint = f"{recipe.name} starts from it. Bake it first: baker bake {spec.source.recipe}"
                 raise BadReference(str(error), hint=hint) from error
@@ -126,6 +128,7 @@ def follow_changes(trial: Trial, console: Console) -> int:
 
     with single_keys(sys.stdin.fileno()) as typed:
         while True:
+            trial.get_ready()
             try:
                 key, changed = wait_for_work(trial, console)
             except Interrupted:
@@ -199,15 +202,11 @@ def describe_round(done: Round) -> str:
     return f"{applied}, {count(done.tests, 'image test')} passed" if done.tests else applied
 
 
-def count(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
 def report_once(done: Round, trial: Trial, console: Console) -> int:
     if console.as_json:
         console.result_json(round_json(done, trial))
     elif done.error is None:
-        console.result(f"{trial.recipe.name}: {describe_round(done)} in {show_seconds(done.seconds)}")
+        console.result_folded(f"{trial.recipe.name}: {describe_round(done)} in {show_seconds(done.seconds)}")
     if done.error is not None:
         console.error(done.error)
     return int(done.error is not None)
@@ -222,11 +221,13 @@ def report_convergence(first: Round, trial: Trial, console: Console) -> int:
     if console.as_json:
         console.result_json({**round_json(first, trial), "unsettled": [unsettled_json(o) for o in unsettled]})
     elif not unsettled:
-        console.result(f"{name} converges: a second run changed none of its {number} operations")
+        console.result_folded(f"{name} converges: a second run changed none of its {number} operations")
     else:
-        console.result(f"{name} does not converge: {len(unsettled)} of {number} operations change again")
+        console.result_folded(
+            f"{name} does not converge: {len(unsettled)} of {number} operations change again"
+        )
         for operation in unsettled:
-            console.result(f"  {operation.name}" + ("" if operation.converges else f"\n    {ALWAYS}"))
+            console.result_folded(f"  {operation.name}" + ("" if operation.converges else f"\n    {ALWAYS}"))
     return 3 if unsettled else 0
 
 
@@ -260,7 +261,10 @@ def shorten_list(paths: list[str]) -> str:
 def init(
     folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="An empty or new folder.")] = Path(),
 ) -> int:
-    """Write a working project: a recipe with a template and an image test, settings, a CI file."""
+    """Write a working project to begin with.
+
+    A recipe with a template and an image test, settings, a CI file.
+    """
     from baker.starter import write_starter
 
     console = Console()

@@ -9,8 +9,8 @@ import typer
 
 from baker.cli.completion import complete_recipe
 from baker.cli.shell import require_terminal, shell_opener
-from baker.cli.wiring import Options, make_providers, open_catalog
-from baker.console import Console, bake_json
+from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
+from baker.console import Console, bake_json, say_warnings
 from baker.errors import UsageError
 from baker.model import Outcome, Recipe
 from baker.settings import Settings
@@ -68,7 +68,7 @@ def bake(
     as_json: Json = False,
 ) -> int:
     """Bake what is not up to date: all recipes, or those named."""
-    from baker.execution import execute_plan, plan_bakes
+    from baker.execution import execute_plan, list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
     from baker.kitchen import Kitchen
 
@@ -97,12 +97,14 @@ def bake(
                 enter_failed=shell_opener(console) if on_error == "shell" else None,
             )
             entries = plan_bakes(found, kitchen, selected=recipes or None, force=force)
+            say_warnings(console, list_source_warnings(found, entries, catalog))
             results = execute_plan(found, entries, kitchen, jobs=jobs, wait=not no_wait)
     if as_json:
         console.result_json({"bakes": [bake_json(result) for result in results]})
     return int(any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results))
 
 
+@explaining_refusals()
 def plan(
     context: typer.Context,
     recipes: Recipes = None,
@@ -112,7 +114,7 @@ def plan(
     as_json: Json = False,
 ) -> int:
     """Say what `bake` would do, and why. Starts nothing."""
-    from baker.execution import plan_bakes
+    from baker.execution import list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
     from baker.kitchen import Kitchen
 
@@ -130,6 +132,7 @@ def plan(
             interruption=Interruption(),
         )
         entries = plan_bakes(found, kitchen, selected=recipes or None, force=force)
+        say_warnings(console, list_source_warnings(found, entries, catalog))
     if as_json:
         console.result_json({"recipes": [plan_json(entry) for entry in entries]})
         return 0

@@ -1,4 +1,4 @@
-"""image ls, image show, image resolve, promote."""
+"""image ls, image show."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from typing import Annotated, Any
 
 import typer
 
-from baker.cli.completion import complete_channel, complete_recipe, complete_reference
+from baker.cli import groups
+from baker.cli.channels import describe_move, move_json
+from baker.cli.completion import complete_recipe, complete_reference
 from baker.cli.wiring import Options, open_catalog
-from baker.console import Console, describe_difference, show_age, show_size
-from baker.errors import BadReference, UsageError
-from baker.model import Build, ChannelMove, Image, Package, Reference
+from baker.console import Console, show_age, show_size
+from baker.leases import Lease
+from baker.life import ImageEvent
+from baker.model import Build, Image, Package, Reference
 
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 Ref = Annotated[
@@ -21,13 +24,9 @@ Ref = Annotated[
 ]
 
 
-def add_commands(app: typer.Typer) -> None:
-    group = typer.Typer(no_args_is_help=True, help="List, inspect and resolve images.")
-    group.command("ls")(list_images)
-    group.command("show")(show_image)
-    group.command("resolve")(resolve_image)
-    app.add_typer(group, name="image")
-    app.command("promote")(promote)
+def add_commands(_app: typer.Typer) -> None:
+    groups.image.command("ls")(list_images)
+    groups.image.command("show")(show_image)
 
 
 def list_images(
@@ -52,7 +51,7 @@ def list_images(
     rows = [
         (
             image.reference,
-            str(image.status) + ("" if image.complete else " (incomplete)"),
+            describe_state(image),
             ", ".join(image.channels),
             show_age(image.created),
             show_size(sum(build.size_bytes for build in image.builds)),
@@ -72,32 +71,61 @@ def show_image(context: typer.Context, reference: Ref, as_json: Json = False) ->
     with open_catalog(options.settings(), read_only=True) as catalog:
         image = catalog.resolve(Reference.parse(reference), allow_unusable=True)
         packages = {build.id: catalog.packages(build.id) for build in image.builds}
-        history = [
-            move
-            for channel in catalog.channels(image.recipe)
-            for move in catalog.channel_history(image.recipe, channel.channel)
-            if image.version in (move.from_version, move.to_version)
-        ]
+        moves = catalog.image_moves(image.recipe, image.version)
+        events = catalog.events(image.recipe, image.version)
+        leases = [lease for lease in catalog.leases(image.recipe) if lease.version == image.version]
     if as_json:
         shown = image_json(image)
         for build, described in zip(image.builds, shown["builds"], strict=True):
             described["provenance"] = provenance_json(build)
             described["packages"] = [package_json(package) for package in packages[build.id]]
-        shown["history"] = [move_json(move) for move in history]
+        shown["history"] = [move_json(move) for move in moves]
+        shown["events"] = [event_json(event) for event in events]
+        shown["leases"] = [lease_json(lease) for lease in leases]
         console.result_json(shown)
         return 0
     channels = f"  in {', '.join(image.channels)}" if image.channels else ""
-    console.result(f"{image.reference}  {image.status}{channels}  made {show_age(image.created)} ago")
+    state = describe_state(image)
+    console.result(f"{image.reference}  {state}{channels}  made {show_age(image.created)} ago")
+    print_standing(console, image, leases)
     for build in image.builds:
         print_build(console, build, packages[build.id])
-    for move in history:
-        before = f"{move.recipe}:{move.from_version}" if move.from_version else "nothing"
-        reason = f": {move.reason}" if move.reason else ""
-        after = f"{move.recipe}:{move.to_version}"
-        console.result(
-            f"  {move.at:%Y-%m-%d %H:%M} {move.actor} moved {move.channel} from {before} to {after}{reason}"
-        )
+    told = [(move.at, move.actor, describe_move(move)) for move in moves]
+    told += [(event.at, event.actor, describe_event(event)) for event in events]
+    for at, actor, what in sorted(told, reverse=True):
+        console.result_folded(f"  {at:%Y-%m-%d %H:%M} {actor} {what}")
     return 0
+
+
+def describe_state(image: Image) -> str:
+    """``available``, ``deprecated (incomplete)``, ``available, revoked ancestor base:3``."""
+    state = str(image.status) + ("" if image.complete else " (incomplete)")
+    if not image.revoked_ancestors:
+        return state
+    return f"{state}, revoked ancestor {', '.join(image.revoked_ancestors)}"
+
+
+def print_standing(console: Console, image: Image, leases: list[Lease]) -> None:
+    """What was said of an image, and who claims it."""
+    reason = f": {image.status_reason}" if image.status_reason else ""
+    if image.deprecated_from is not None:
+        console.result_folded(
+            f"  {'deprecated':<12} from {image.deprecated_from:%Y-%m-%d %H:%M} UTC on{reason}", hang=15
+        )
+    elif reason:
+        console.result_folded(f"  {image.status!s:<12} {image.status_reason}", hang=15)
+    if image.labels:
+        labels = ", ".join(f"{key}={value}" for key, value in image.labels.items())
+        console.result_folded(f"  {'labels':<12} {labels}", hang=15)
+    for lease in leases:
+        until = f"until {lease.expires:%Y-%m-%d %H:%M} UTC" if lease.expires else "until it is released"
+        why = f": {lease.reason}" if lease.reason else ""
+        console.result_folded(f"  {'leased':<12} by {lease.owner} {until} ({lease.id}){why}", hang=15)
+
+
+def describe_event(event: ImageEvent) -> str:
+    what = "made it available" if event.event == "available" else f"{event.event} it"
+    return f"{what}: {event.reason}" if event.reason else what
 
 
 def print_build(console: Console, build: Build, packages: tuple[Package, ...]) -> None:
@@ -120,69 +148,9 @@ def print_build(console: Console, build: Build, packages: tuple[Package, ...]) -
         + (f", opaque: {provenance.opaque}" if provenance.opaque else ""),
     }
     for name, value in lines.items():
-        console.result(f"  {name:<12} {value}")
+        console.result_folded(f"  {name:<12} {value}", hang=15)
     for artifact in build.artifacts:
-        console.result(f"  {artifact.kind:<12} {artifact.id} in {artifact.store}")
-
-
-def resolve_image(
-    context: typer.Context,
-    reference: Ref,
-    target: Annotated[str, typer.Option("--target", help="local or aws.")] = "local",
-) -> int:
-    """Print the id of an image's artifact, alone: for scripts."""
-    options: Options = context.obj
-    with open_catalog(options.settings(), read_only=True) as catalog:
-        image = catalog.resolve(Reference.parse(reference))
-    builds = [build for build in image.builds if build.target == target]
-    if not builds:
-        has = ", ".join(sorted({build.target for build in image.builds})) or "none"
-        raise BadReference(f"{image.reference} has no build for the target {target} (it has: {has})")
-    Console().result(builds[0].artifacts[0].id)
-    return 0
-
-
-def promote(
-    context: typer.Context,
-    reference: Ref,
-    channel: Annotated[
-        str,
-        typer.Argument(metavar="CHANNEL", help="dev, staging, prod, …", autocompletion=complete_channel),
-    ],
-    reason: Annotated[str | None, typer.Option("--reason", help="Kept in the channel's history.")] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    as_json: Json = False,
-) -> int:
-    """Move a channel to an image."""
-    from baker.lifecycle import describe_promotion
-
-    options: Options = context.obj
-    console = Console(as_json=as_json)
-    with open_catalog(options.settings()) as catalog:
-        promotion = describe_promotion(catalog, Reference.parse(reference), channel)
-        image = promotion.image
-        if promotion.held is not None and promotion.held.version == image.version:
-            console.say(f"{image.recipe}:{channel} is {image.reference} already")
-            move = None
-        else:
-            held = promotion.held.reference if promotion.held else "nothing"
-            console.say(f"{image.recipe}:{channel}: {held} -> {image.reference}")
-            if promotion.difference is not None:
-                console.say(f"  {describe_difference(promotion.difference)}")
-            if not yes:
-                if not console.can_ask():
-                    raise UsageError("promote asks before it moves a channel", hint="In a script: --yes.")
-                typer.confirm("Move it?", abort=True, err=True)
-            move = catalog.promote(
-                image.recipe, image.version, channel, reason=reason, expected_revision=promotion.revision
-            )
-    if as_json:
-        console.result_json(
-            {"image": image.reference, "channel": channel, "move": move_json(move) if move else None}
-        )
-    elif move is not None:
-        console.result(f"{image.recipe}:{channel} is {image.reference}")
-    return 0
+        console.result_folded(f"  {artifact.kind:<12} {artifact.id} in {artifact.store}", hang=15)
 
 
 # --- documented JSON -----------------------------------------------------------------------------------
@@ -195,8 +163,12 @@ def image_json(image: Image) -> dict[str, Any]:
         "recipe": image.recipe,
         "version": image.version,
         "status": str(image.status),
+        "status_reason": image.status_reason,
+        "deprecated_from": image.deprecated_from,
         "complete": image.complete,
         "channels": list(image.channels),
+        "labels": dict(image.labels),
+        "revoked_ancestors": list(image.revoked_ancestors),
         "created": image.created,
         "builds": [build_json(build) for build in image.builds],
     }
@@ -252,13 +224,20 @@ def package_json(package: Package) -> dict[str, str]:
     }
 
 
-def move_json(move: ChannelMove) -> dict[str, Any]:
+def event_json(event: ImageEvent) -> dict[str, Any]:
+    """One element of ``events`` in ``image show --json``."""
+    return {"event": event.event, "actor": event.actor, "at": event.at, "reason": event.reason}
+
+
+def lease_json(lease: Lease) -> dict[str, Any]:
+    """One lease in any ``--json``."""
     return {
-        "channel": move.channel,
-        "revision": move.revision,
-        "from": None if move.from_version is None else f"{move.recipe}:{move.from_version}",
-        "to": f"{move.recipe}:{move.to_version}",
-        "actor": move.actor,
-        "reason": move.reason,
-        "at": move.at,
+        "id": lease.id,
+        "image": lease.reference,
+        "owner": lease.owner,
+        "actor": lease.actor,
+        "reason": lease.reason,
+        "created": lease.created,
+        "expires": lease.expires,
+        "released": lease.released,
     }

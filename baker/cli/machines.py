@@ -9,8 +9,9 @@ import typer
 
 from baker.cli.completion import complete_reference
 from baker.cli.wiring import Options, make_providers, open_catalog
-from baker.console import Console
-from baker.errors import BadReference
+from baker.console import Console, say_warnings
+from baker.errors import BadReference, StoreError
+from baker.life import list_warnings
 from baker.model import Reference
 
 
@@ -23,9 +24,9 @@ def run(
     reference: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_reference)],
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND…]")] = None,
 ) -> int:
-    """Start a throwaway machine from an image, and run a command in it (a shell if none is given).
+    """Run a command in a throwaway machine from an image.
 
-    The exit code is the command's. What the machine changes is discarded.
+    A shell if none is given. The exit code is the command's. What the machine changes is discarded.
     """
     from baker import identity
     from baker.interrupt import Interruption
@@ -38,9 +39,17 @@ def run(
     provider.check()
     with open_catalog(settings, read_only=True) as catalog:
         image = catalog.resolve(Reference.parse(reference))
+    say_warnings(console, list_warnings(image))
     build = image.build_for(provider.target, provider.arch)
     if build is None:
         raise BadReference(f"{image.reference} has no build for {provider.target}/{provider.arch}")
+    if not provider.holds(build.artifacts[0]):
+        from baker.knowledge import explain_absence
+
+        raise StoreError(
+            explain_absence(image.reference, build),
+            hint=f"Run it there, or bake it here: baker bake {image.recipe}",
+        )
     run_id = identity.make_bake_id()
     interruption = Interruption()
     teardown = Teardown(run_id, None)

@@ -12,7 +12,7 @@ import typer
 
 from baker import identity
 from baker.cli.completion import complete_bake
-from baker.cli.wiring import Options, open_catalog
+from baker.cli.wiring import Options, explaining_refusals, open_catalog
 from baker.console import Console, show_age, show_seconds
 from baker.errors import BakerError, CatalogError
 from baker.model import BakeRecord, Outcome, StageRecord
@@ -34,6 +34,7 @@ def add_commands(app: typer.Typer) -> None:
 # --- status -------------------------------------------------------------------------------------------
 
 
+@explaining_refusals()
 def status(
     context: typer.Context,
     last: Annotated[int, typer.Option("--last", metavar="N", min=0, help="How many that have ended.")] = 5,
@@ -46,6 +47,7 @@ def status(
     with open_catalog(settings, read_only=True, or_empty=True) as catalog:
         running = catalog.bakes(running_only=True)
         newest = catalog.bakes(limit=last + len(running))
+        description = catalog.description
     finished = [record for record in newest if record.outcome is not None][:last]
     if as_json:
         console.result_json(
@@ -55,16 +57,23 @@ def status(
             }
         )
         return 0
+    several = len({(record.target, record.arch) for record in (*running, *finished)}) > 1
+    target_header = ("TARGET",) if several else ()
+
+    def show_target(record: BakeRecord) -> tuple[str, ...]:
+        """Where all are of one target, that is not worth a column."""
+        return (f"{record.target}/{record.arch}",) if several else ()
+
     if not running:
         console.say("Nothing is baked now")
     else:
         console.table(
-            ("BAKE", "RECIPE", "TARGET", "STAGE", "SINCE", "WHO", "HOST"),
+            ("BAKE", "RECIPE", *target_header, "STAGE", "SINCE", "WHO", "HOST"),
             [
                 (
                     record.id,
                     record.recipe,
-                    f"{record.target}/{record.arch}",
+                    *show_target(record),
                     describe_stage(record, lives(settings.home, record)),
                     show_age(record.started),
                     record.actor,
@@ -77,12 +86,12 @@ def status(
         console.result("")
     if finished:
         console.table(
-            ("BAKE", "RECIPE", "TARGET", "OUTCOME", "ENDED", "TOOK", "WHO"),
+            ("BAKE", "RECIPE", *target_header, "OUTCOME", "ENDED", "TOOK", "WHO"),
             [
                 (
                     record.id,
                     record.recipe,
-                    f"{record.target}/{record.arch}",
+                    *show_target(record),
                     f"{record.outcome} {record.image or ''}".rstrip(),
                     f"{show_age(record.finished)} ago" if record.finished else "",
                     show_seconds(seconds_of(record)),
@@ -91,6 +100,8 @@ def status(
                 for record in finished
             ],
         )
+    if newest:
+        console.say(console.style(f"in {description}", "dim"))
     return 0
 
 
@@ -113,14 +124,19 @@ def current_stage(record: BakeRecord) -> StageRecord | None:
 
 
 def seconds_of(record: BakeRecord) -> float:
-    return round(((record.finished or datetime.now(UTC)) - record.started).total_seconds(), 3)
+    spent = (record.finished or datetime.now(UTC)) - record.started
+    return max(0.0, round(spent.total_seconds(), 3))  # the clock may have been set back meanwhile
 
 
 # --- cancel -------------------------------------------------------------------------------------------
 
 
+@explaining_refusals()
 def cancel(context: typer.Context, bake_id: BakeId, as_json: Json = False) -> int:
-    """Stop a running bake of this host, and wait until it is cleaned up. Others of its process go on."""
+    """Stop a running bake of this host.
+
+    Waits until it is cleaned up. Others of its process go on.
+    """
     from baker.cancelling import forget_request, request_cancel
 
     options: Options = context.obj
@@ -145,7 +161,9 @@ def cancel(context: typer.Context, bake_id: BakeId, as_json: Json = False) -> in
         names = [{"kind": entry.resource.kind, "id": entry.resource.id} for entry in left]
         console.result_json({**finished_json(record), "left_behind": names})
     else:
-        console.result(f"cancelled {record.id} ({record.recipe}): {record.error or 'its process died'}")
+        console.result_folded(
+            f"cancelled {record.id} ({record.recipe}): {record.error or 'its process died'}"
+        )
     if left:
         things = ", ".join(f"{entry.resource.kind} {entry.resource.id}" for entry in left)
         console.say(f"Left behind: {things}. Remove it: baker system sweep --bake {record.id}")
@@ -175,6 +193,7 @@ def require_running(home: Path, record: BakeRecord) -> None:
 # --- logs ---------------------------------------------------------------------------------------------
 
 
+@explaining_refusals()
 def logs(
     context: typer.Context,
     bake_id: BakeId,
@@ -191,8 +210,15 @@ def logs(
             alive = lives(settings.home, record)
             return catalog.bake(record.id).finished is not None if alive is None else not alive
 
-        for line in read_log(record, has_ended if follow else lambda: True):
-            console.result(line)
+        try:
+            for line in read_log(record, has_ended if follow else lambda: True):
+                console.result(line)
+        except CatalogError as error:
+            while follow and catalog.bake(record.id).finished is None:
+                time.sleep(TICK_SECONDS * 10)
+            for line in read_kept_log(record, catalog.kept_log(record.id), error):
+                console.result(line)
+            console.say(f"(as the catalog keeps it; the file is {record.log_path} on {record.host})")
         if follow:
             console.say(describe_end(catalog.bake(record.id)))
     return 0
@@ -205,7 +231,8 @@ def read_log(record: BakeRecord, has_ended: Callable[[], bool]) -> Iterator[str]
         file = path.open(encoding="utf-8", errors="replace")
     except OSError as error:
         where = "" if record.host == identity.host_name() else f" (the bake ran on {record.host})"
-        raise CatalogError(f"the log {path} cannot be read{where}: {error.strerror}") from error
+        hint = "Run it with sudo, or ask its owner." if isinstance(error, PermissionError) else None
+        raise CatalogError(f"the log {path} cannot be read{where}: {error.strerror}", hint=hint) from error
     with file:
         begun = ""
         while True:
@@ -220,6 +247,20 @@ def read_log(record: BakeRecord, has_ended: Callable[[], bool]) -> Iterator[str]
             time.sleep(TICK_SECONDS)
         if begun:
             yield begun
+
+
+def read_kept_log(record: BakeRecord, kept: bytes | None, refused: CatalogError) -> list[str]:
+    """The lines of a log whose file this user cannot read here. Raises CatalogError."""
+    from baker.log import unpack_log
+
+    if kept is not None:
+        return unpack_log(kept)
+    if record.finished is not None or record.host == identity.host_name():
+        raise refused
+    raise CatalogError(
+        f"bake {record.id} of {record.recipe} is not finished: until then its log is only on {record.host}",
+        hint=f"Wait for its end: baker logs --follow {record.id}. On {record.host}: baker logs {record.id}",
+    ) from refused
 
 
 def describe_end(record: BakeRecord) -> str:

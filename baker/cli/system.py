@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from baker.cli.completion import complete_bake
-from baker.cli.wiring import Options, make_providers, open_catalog
+from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
 from baker.console import Console, show_size
 
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
@@ -29,16 +29,17 @@ def doctor(context: typer.Context, as_json: Json = False) -> int:
     options: Options = context.obj
     console = Console(as_json=as_json)
     settings = options.settings()
-    checks = examine_host(settings.home, settings.catalog_url)
+    proxy = {**settings.local, **settings.variables["local"]}.get("http_proxy")
+    checks = examine_host(settings.home, settings.catalog_url, proxy)
     if as_json:
         described = [{"check": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]
         console.result_json({"checks": described})
     else:
         for check in checks:
             mark = console.style("ok     ", "green") if check.ok else console.style("missing", "red")
-            console.result(f"{mark}  {check.name:<16} {check.detail}")
+            console.result_folded(f"{mark}  {check.name:<16} {check.detail}", hang=26)
             if check.remedy:
-                console.result(f"         {'':<16} {check.remedy}")
+                console.result_folded(f"{'':<26}{check.remedy}", hang=26)
     return int(any(not check.ok for check in checks))
 
 
@@ -83,6 +84,7 @@ def sweep(
     return int(bool(swept.failed))
 
 
+@explaining_refusals()
 def df(context: typer.Context, as_json: Json = False) -> int:
     """Say what uses the disk under BAKER_HOME."""
     import shutil
@@ -110,6 +112,7 @@ def df(context: typer.Context, as_json: Json = False) -> int:
     return 0
 
 
+@explaining_refusals()
 def clean(
     context: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
@@ -119,7 +122,6 @@ def clean(
     """Remove old logs and packages, and layers that nothing needs. Never what an image needs."""
     import time
 
-    from baker.errors import HostError
     from baker.housekeeping import find_removable, remove
     from baker.providers.local.store import Store
 
@@ -132,11 +134,8 @@ def clean(
         if not yes:
             console.say(f"{len(found)} files, {show_size(size)}; --dry-run lists them.")
             typer.confirm("Remove them?", abort=True, err=True)
-        try:
-            with Store(settings.home / "local").lock("layers"):
-                remove(settings.home, found)
-        except PermissionError as error:
-            raise HostError(f"{error.filename} may not be changed by this user", hint="Use sudo.") from error
+        with Store(settings.home / "local").lock("layers"):
+            remove(settings.home, found)
     if as_json:
         rows = [
             {"kind": item.kind, "path": str(item.path), "bytes": item.bytes, "reason": item.reason}
@@ -146,6 +145,6 @@ def clean(
         return 0
     verb = "would remove" if dry_run else "removed"
     for item in found:
-        console.result(f"{verb} {item.kind} {item.path.name}: {item.reason}")
+        console.result_folded(f"{verb} {item.kind} {item.path.name}: {item.reason}")
     console.result(f"{verb} {len(found)} files, {show_size(size)}" if found else "nothing to remove")
     return 0

@@ -6,12 +6,12 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baker.errors import HostError, UsageError
+from baker.errors import CatalogMissing, HostError, UsageError
 from baker.settings import Settings, find_project, load_settings
 
 if TYPE_CHECKING:
@@ -50,27 +50,27 @@ def open_catalog(settings: Settings, *, read_only: bool = False, or_empty: bool 
     """The configured catalog. ``or_empty``: where the first bake has still to make it, an empty one."""
     from baker.catalog import Catalog
 
-    url, scratch = settings.catalog_url, None
-    if or_empty and url.startswith("sqlite:///") and is_missing(url.removeprefix("sqlite:///")):
-        scratch = tempfile.TemporaryDirectory(prefix="baker-empty-")
-        url, read_only = f"sqlite:///{scratch.name}/catalog.db", False
-    try:
-        with Catalog.open(url, actor=settings.actor, read_only=read_only) as catalog:
-            yield catalog
-    finally:
-        if scratch is not None:
-            scratch.cleanup()
+    with ExitStack() as stack:
+        try:
+            catalog = Catalog.open(settings.catalog_url, actor=settings.actor, read_only=read_only)
+        except CatalogMissing:
+            if not or_empty:
+                raise
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="baker-empty-"))
+            catalog = Catalog.open(f"sqlite:///{scratch}/catalog.db", actor=settings.actor)
+        yield stack.enter_context(catalog)
 
 
-def is_missing(path: str) -> bool:
-    """Whether nothing is there; a path that this user may not look at is not missing."""
+@contextmanager
+def explaining_refusals() -> Iterator[None]:
+    """Files that this user may not use are no fault of ours: raises HostError. Decorates commands too."""
     try:
-        os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return True
-    except OSError:
-        return False
-    return False
+        yield
+    except PermissionError as error:
+        raise HostError(
+            f"{error.filename} may not be used by this user: {error.strerror}",
+            hint="Run it with sudo, or ask its owner.",
+        ) from error
 
 
 def load_project_recipes(settings: Settings) -> Mapping[str, Recipe]:

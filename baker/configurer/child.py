@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -59,7 +60,7 @@ def main() -> None:
             failure = describe_failure(error, project, reporter.place)
             client.send({"kind": "failed", **dataclasses.asdict(failure)})
     else:
-        client.send({"kind": "finished", "traced": sorted(tracer.seen), "opaque": tracer.opaque})
+        client.send({"kind": "finished", "traced": tracer.list_inputs(), "opaque": tracer.opaque})
     # What the recipe left running (threads, greenlets) has no say any more.
     os._exit(0)
 
@@ -130,6 +131,8 @@ def set_up_pyinfra(state: RecipeState) -> None:
 
 def is_worth_logging(record: logging.LogRecord) -> bool:
     """Warnings, and what a recipe logs; what pyinfra says about its progress the parent says better."""
+    if re.search(r"Error.*: executed \d+ commands\Z", record.getMessage()):
+        return False
     return record.levelno >= logging.WARNING or not record.pathname.startswith(PYINFRA_INSTALL_DIR)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import sys
 import traceback
 from dataclasses import dataclass
 from types import FrameType
@@ -12,6 +16,7 @@ from pyinfra_cli.exceptions import UnexpectedExternalError
 
 from baker.configurer.project import Project
 
+NO_NETWORK = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 Frames = list[tuple[FrameType, int]]
 
 
@@ -27,7 +32,7 @@ class Failure:
 
 def describe_failure(error: BaseException, project: Project, place: tuple[str, int] | None = None) -> Failure:
     """The failure that an exception means. ``place`` is the recipe's line if the traceback does not tell."""
-    if isinstance(error, UnexpectedExternalError):
+    while isinstance(error, UnexpectedExternalError):  # one for each file that includes another
         error = error.exception
     if isinstance(error, SyntaxError) and error.filename and (file := project.relative(error.filename)):
         return Failure(message=f"{type(error).__name__}: {error.msg}", file=file, line=error.lineno)
@@ -35,7 +40,7 @@ def describe_failure(error: BaseException, project: Project, place: tuple[str, i
     if isinstance(error, PyinfraError) and isinstance(error.__context__, jinja2.TemplateError):
         error = error.__context__
         frames += traceback.walk_tb(error.__traceback__)
-    message = _say(error, project)
+    message = f"{_say(error, project)}{_explain_limit(error)}"
     found = _find_place(frames, project)
     if found and place and _is_template(frames):
         message += f" (asked for by {place[0]}:{place[1]})"
@@ -62,9 +67,35 @@ def _say(error: BaseException, project: Project) -> str:
         return f"template {error.name} not found"
     if isinstance(error, PyinfraError | jinja2.TemplateError):
         return str(error)
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        return f"{project.relative(error.filename) or error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and isinstance(error.filename, str | os.PathLike):
+        path = os.fspath(error.filename)
+        return f"{project.relative(path) or path}: {error.strerror}"
     return "".join(traceback.format_exception_only(error)).strip()
+
+
+def _explain_limit(error: BaseException) -> str:
+    """What of the sandbox is behind an error that does not tell; nothing if nothing is."""
+    if isinstance(error, ModuleNotFoundError):
+        return f": it is neither in the folder where paths start nor installed in {sys.prefix}"
+    if isinstance(error, KeyError) and _is_raised_in(error, os._Environ):
+        return " (no such variable: name it in recipe.toml, in environment or secrets)"
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    codes = {cause.errno for cause in causes if isinstance(cause, OSError)}
+    if codes & NO_NETWORK or any(isinstance(cause, socket.gaierror) for cause in causes):
+        return " (a recipe's own process has no network: fetch in the machine, as files.download does)"
+    if errno.EROFS in codes:
+        return " (a recipe's own process cannot write here, only in /tmp)"
+    return ""
+
+
+def _is_raised_in(error: BaseException, kind: type) -> bool:
+    """Whether a method of such an object raised it."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and isinstance(frames[-1].f_locals.get("self"), kind)
 
 
 def _find_place(frames: Frames, project: Project) -> tuple[str, int] | None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 from baker.configurer.clock import Clock, OutOfTime
 from baker.configurer.events import Event, ImageTestEnded, ImageTestStarted, read_event
 from baker.configurer.parent import explain_early_end, make_sandbox, workdir_of
+from baker.configurer.process import ChildSpec, Standby
 from baker.configurer.redaction import Redactor
 from baker.configurer.session import Line, Message, Session, run_child
 from baker.errors import ImageTestError
@@ -52,8 +53,11 @@ def run_image_tests(
     cancel: threading.Event,
     timeout: float,
     hidden: Sequence[str] = (),
+    standby: Standby | None = None,
 ) -> TestReport:
     """Run the tests in ``files`` (absolute paths) in the sandbox; ``timeout`` limits all of them together.
+
+    ``standby`` may hold a child that was prepared by ``tests_child_spec``.
 
     Raises ImageTestError if one fails, if a file does not import, if there is none, or when the time is
     over; Interrupted after ``cancel`` was set, HostError, MachineError.
@@ -62,8 +66,6 @@ def run_image_tests(
     listener = _Listener(clock, on_event, log)
     session = Session(
         machine=machine,
-        sandbox=make_sandbox(recipe, hidden),
-        environment={},
         clock=clock,
         redactor=Redactor(()),
         on_item=listener.hear,
@@ -77,7 +79,8 @@ def run_image_tests(
         "files": [str(Path(recipe.folder, file)) for file in files],
     }
     try:
-        exit_status = run_child(session, "baker.configurer.test_child", request)
+        with (standby or Standby()).take(tests_child_spec(recipe, hidden)) as child:
+            exit_status = run_child(session, child, request)
     except OutOfTime as error:
         raise ImageTestError(
             f"the image tests of {recipe.name} took longer than {error.limit:g} s, at {listener.current}",
@@ -86,6 +89,11 @@ def run_image_tests(
         early = explain_early_end(exit_status, listener.output, started=listener.started)
         raise ImageTestError(f"image tests of {recipe.name}: {early}", hint=early.hint)
     return _judge(recipe, listener)
+
+
+def tests_child_spec(recipe: Recipe, hidden: Sequence[str]) -> ChildSpec:
+    """The child that ``run_image_tests`` wants."""
+    return ChildSpec(module="baker.configurer.test_child", sandbox=make_sandbox(recipe, hidden))
 
 
 def _judge(recipe: Recipe, listener: _Listener) -> TestReport:

@@ -17,6 +17,7 @@ from baker.configurer.connector import LastCommand, MachineConnector
 from baker.configurer.events import Event, OperationEnded, OperationFailed, OperationRetried, OperationStarted
 from baker.configurer.failures import describe_failure
 from baker.configurer.project import Project
+from baker.configurer.redaction import remove_controls
 
 NAME_LENGTH = 100
 TAIL_LINES = 20
@@ -222,4 +223,4 @@ def _say_status(last: LastCommand, timeout: float | None = None) -> str:
 def _tail(last: LastCommand) -> str:
     """The last lines of stderr; many tools complain on stdout instead."""
     lines = last.output.stderr_lines or last.output.stdout_lines
-    return "\n".join(lines[-TAIL_LINES:])
+    return remove_controls("\n".join(lines[-TAIL_LINES:]))

@@ -19,8 +19,9 @@ from baker.configurer.events import (
     RecipeOutput,
     read_event,
 )
+from baker.configurer.process import ChildSpec, Standby
 from baker.configurer.redaction import Redactor
-from baker.configurer.sandbox import Sandbox, find_interpreter_folders
+from baker.configurer.sandbox import Sandbox, find_interpreter_folders, find_linked_packages
 from baker.configurer.session import Line, Message, Session, run_child
 from baker.errors import ConfigureError, HostError
 from baker.model import Recipe
@@ -87,8 +88,11 @@ def configure(
     on_event: Callable[[Event], None],
     log: Callable[[str], None],
     cancel: threading.Event,
+    standby: Standby | None = None,
 ) -> Configured:
     """Apply the recipe once. ``on_event`` and ``log`` (redacted lines) are called in this thread.
+
+    ``standby`` may hold a child that was prepared by ``child_spec``.
 
     Raises ConfigureError for whatever the recipe does wrong, Interrupted after ``cancel`` was set, HostError
     if there can be no sandbox, MachineError. Afterwards no process of the recipe is left on this host.
@@ -99,10 +103,6 @@ def configure(
     listener = _Listener(recipe, clock, on_event, log)
     session = Session(
         machine=machine,
-        sandbox=make_sandbox(recipe, request.hidden),
-        environment={
-            name: request.environment[name] for name in recipe.environment if name in request.environment
-        },
         clock=clock,
         redactor=redactor,
         on_item=listener.hear,
@@ -118,13 +118,24 @@ def configure(
         "secrets": dict(request.secrets),
     }
     log(f"configuring {recipe.name} for {request.target}")
+    spec = child_spec(recipe, request.environment, request.hidden)
     try:
-        exit_status = run_child(session, "baker.configurer.child", message)
+        with (standby or Standby()).take(spec) as child:
+            exit_status = run_child(session, child, message)
     except OutOfTime as error:
         raise _explain_time_out(error, recipe) from None
     if listener.configured is None:
         raise explain_early_end(exit_status, listener.output, started=listener.started)
     return listener.configured
+
+
+def child_spec(recipe: Recipe, environment: Mapping[str, str], hidden: Sequence[str]) -> ChildSpec:
+    """The child that ``configure`` wants: see ConfigureRequest."""
+    return ChildSpec(
+        module="baker.configurer.child",
+        sandbox=make_sandbox(recipe, hidden),
+        environment=tuple((name, environment[name]) for name in recipe.environment if name in environment),
+    )
 
 
 def workdir_of(recipe: Recipe) -> str:
@@ -136,8 +147,8 @@ def make_sandbox(recipe: Recipe, hidden: Sequence[str]) -> Sandbox:
     inside = [folder for folder in hidden if Path(folder).is_relative_to(recipe.project)]
     return Sandbox(
         project=recipe.project,
-        readable=find_interpreter_folders(),
-        hidden=[folder for folder in inside if Path(folder).is_dir()],
+        readable=(*find_interpreter_folders(), *find_linked_packages([recipe.project, *hidden])),
+        hidden=tuple(folder for folder in inside if Path(folder).is_dir()),
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import site
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,25 @@ def find_interpreter_folders() -> tuple[str, ...]:
     folders = dict.fromkeys(map(str, (sys.base_prefix, real_home, sys.prefix, package)))
     covered = {f for f in folders if any(PurePath(f).is_relative_to(o) for o in folders if o != f)}
     return tuple(f for f in folders if f not in covered and not PurePath(f).is_relative_to("/usr"))
+
+
+def find_linked_packages(apart_from: Sequence[str]) -> tuple[str, ...]:
+    """Folders of packages that are installed as links to where they are developed (``pip install -e``).
+
+    Left out: what is in one of the folders ``apart_from``, or would show one.
+    """
+    folders = []
+    for module in [module for name, module in sys.modules.items() if name.startswith("__editable__")]:
+        folders += [Path(folder) for folder in vars(module).get("MAPPING", {}).values()]
+    for file in [file for place in site.getsitepackages() for file in Path(place).glob("*.pth")]:
+        folders += [Path(line) for line in file.read_text().splitlines() if line.startswith("/")]
+    others = [*apart_from, *find_interpreter_folders()]
+    return tuple(
+        str(folder)
+        for folder in dict.fromkeys(folders)
+        if folder.is_dir()
+        and not any(folder.is_relative_to(other) or Path(other).is_relative_to(folder) for other in others)
+    )
 
 
 def require_tools() -> None:

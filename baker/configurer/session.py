@@ -1,12 +1,10 @@
-"""One child in its sandbox, from its start to its end, and the socket that it is served by."""
+"""Serves one child from its request to its end, by the socket that it asks by."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
-import signal
 import socket
 import subprocess
 import threading
@@ -15,15 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baker.configurer.clock import Clock
+from baker.configurer.process import Child
 from baker.configurer.redaction import LineFeed, Redactor
-from baker.configurer.sandbox import (
-    ACCOUNTS,
-    ENVIRONMENT,
-    Sandbox,
-    require_tools,
-    sandbox_argv,
-)
-from baker.configurer.wire import MAX_BODY, SOCKET_VARIABLE, WireError, receive_frame, send_frame
+from baker.configurer.wire import MAX_BODY, WireError, receive_frame, send_frame
 from baker.errors import CommandTimeout, ConfigureError, Interrupted, MachineError
 from baker.providers.protocol import Machine
 
@@ -107,47 +99,39 @@ class Session:
     """What a child is run with. ``on_item`` is called in this thread; what it raises ends the child."""
 
     machine: Machine
-    sandbox: Sandbox
-    environment: Mapping[str, str]
     clock: Clock
     redactor: Redactor
     on_item: Callable[[Message | Line], None]
     cancel: threading.Event
 
 
-def run_child(session: Session, module: str, request: Mapping[str, Any]) -> int:
-    """Run ``python -m MODULE`` with the request on its stdin, serve it, and return its exit status.
+def run_child(session: Session, child: Child, request: Mapping[str, Any]) -> int:
+    """Send the child its request, serve it, and return its exit status.
 
     Messages and lines come in the order in which they happened. Whatever the outcome, afterwards the child
     and all that it started on this host are gone, and so are its commands in the machine (but not after a
     cancel: the machine is stopped next). Raises OutOfTime, Interrupted, HostError, MachineError,
     ConfigureError, and what ``on_item`` raises.
     """
-    require_tools()
     items = Items()
-    ours, theirs = socket.socketpair()
-    with contextlib.closing(_Server(ours, session, items)) as server:
-        with theirs:
-            process, child = _start(session, module, theirs.fileno())
-        reader = threading.Thread(target=_read_output, args=(process, session.redactor, items))
+    with contextlib.closing(_Server(child.socket, session, items)) as server:
+        reader = threading.Thread(target=_read_output, args=(child.process, session.redactor, items))
         reader.start()
         try:
-            _write_request(process, request)
-            return _follow(session, process, server, items)
+            child.send_request(request)
+            return _follow(session, child.process, server, items)
         except (Interrupted, KeyboardInterrupt):
             raise
         except BaseException:
             items.close()
-            _kill(process, child)
+            child.kill()
             server.settle(SETTLE_SECONDS)
             raise
         finally:
             items.close()
-            _kill(process, child)
+            child.kill()
             reader.join()
             _drain(session, items)
-            if child is not None:
-                os.close(child)
 
 
 def _follow(session: Session, process: subprocess.Popen[bytes], server: _Server, items: Items) -> int:
@@ -203,12 +187,6 @@ def _drain(session: Session, items: Items) -> None:
                 session.on_item(item)
 
 
-def _write_request(process: subprocess.Popen[bytes], request: Mapping[str, Any]) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError), process.stdin:  # it did not start: its output says why
-        process.stdin.write(json.dumps(request).encode())
-
-
 def _read_output(process: subprocess.Popen[bytes], redactor: Redactor, items: Items) -> None:
     assert process.stdout is not None
     lines = LineFeed(redactor, lambda text: items.put(Line(text=text, own=True)))
@@ -217,47 +195,6 @@ def _read_output(process: subprocess.Popen[bytes], redactor: Redactor, items: It
             lines.feed(chunk)
     lines.close()
     items.put(None)
-
-
-def _start(session: Session, module: str, socket_fd: int) -> tuple[subprocess.Popen[bytes], int | None]:
-    """Start bubblewrap; returns it and a pidfd of its child, None if it did not come to that."""
-    info, told = os.pipe()
-    with contextlib.ExitStack() as only_theirs, open(info) as answer:  # noqa: PTH123 - a descriptor
-        only_theirs.callback(os.close, told)
-        accounts = {}
-        for name, text in ACCOUNTS.items():
-            accounts[name] = os.memfd_create(name)
-            only_theirs.callback(os.close, accounts[name])
-            os.write(accounts[name], text.encode())
-            os.lseek(accounts[name], 0, os.SEEK_SET)
-        process = subprocess.Popen(
-            sandbox_argv(session.sandbox, module, info_fd=told, account_fds=accounts),
-            env={**ENVIRONMENT, **session.environment, SOCKET_VARIABLE: str(socket_fd)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(socket_fd, told, *accounts.values()),
-            start_new_session=True,  # a Ctrl-C is for us to act upon
-        )
-        only_theirs.close()
-        text = answer.read()
-    try:
-        return process, os.pidfd_open(json.loads(text)["child-pid"])
-    except (ValueError, ProcessLookupError):
-        return process, None
-
-
-def _kill(process: subprocess.Popen[bytes], child: int | None) -> None:
-    """End the sandbox's first process: the kernel ends all others there, and bubblewrap then ends itself.
-
-    The other way round nobody of ours would be left to reap them.
-    """
-    if child is not None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
 
 
 class _Server:

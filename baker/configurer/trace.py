@@ -2,11 +2,13 @@
 
 Python's audit hooks tell of files that are opened and folders that are listed. What is looked for and not
 there is seen by ``os.stat`` (``Path.exists``, a template loader) and by a last finder of modules. Neither
-sees what C code or a local subprocess reads: a recipe that starts one, or talks to anybody, is *opaque*.
+sees what C code or a local subprocess reads: a recipe that starts one, or talks to anybody, is *opaque*. So
+is one that uses a package which somebody develops beside the project: its version says nothing.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import shlex
@@ -16,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from baker.configurer.project import Project
+from baker.configurer.sandbox import find_linked_packages
 
 IMPORT_SYSTEM = {"importlib", "_frozen_importlib_external", "importlib_metadata"}
 SOURCE_READERS = {"inspect", "linecache"}
@@ -49,9 +52,12 @@ class Tracer:
     def __init__(self, project: Project) -> None:
         self.seen: set[tuple[str, str]] = set()
         self.opaque: str | None = None
+        self._imported: set[str] = set()
         self._project = project
         self._active = False
+        self._linked = tuple(f"{folder}/" for folder in find_linked_packages([project.root]))
         self._handlers: dict[str, Callable[[str, tuple[Any, ...]], None]] = {
+            "import": self._see_import,
             "open": self._see_open,
             "os.listdir": self._see_listing,
             "os.scandir": self._see_listing,
@@ -67,6 +73,13 @@ class Tracer:
 
     def stop(self) -> None:
         self._active = False
+
+    def list_inputs(self) -> list[tuple[str, str]]:
+        """(kind, path) of what was seen, and (``package``, NAME) of what the recipe imported, sorted."""
+        foreign = self._imported - sys.stdlib_module_names - {"pyinfra"}  # that one is a tool
+        homes = importlib.metadata.packages_distributions() if foreign else {}
+        packages = {("package", home) for name in foreign for home in homes.get(name, ())}
+        return sorted(self.seen | packages)
 
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self._active and (handler := self._handlers.get(event)) is not None:
@@ -88,6 +101,14 @@ class Tracer:
         else:
             if not stat.S_ISDIR(found.st_mode):
                 self._note("file", path)
+
+    def _see_import(self, _event: str, arguments: tuple[Any, ...]) -> None:
+        """Only what the project's own files import: what a package needs is its own affair."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        if self._project.code_file(frame.f_code.co_filename) is not None:
+            self._imported.add(str(arguments[0]).partition(".")[0])
 
     def _see_listing(self, _event: str, arguments: tuple[Any, ...]) -> None:
         caller = str(sys._getframe(2).f_globals.get("__name__"))
@@ -117,6 +138,8 @@ class Tracer:
 
     def _note(self, kind: str, path: str) -> None:
         relative = self._project.relative(path)
+        if kind == "file" and relative is None and path.startswith(self._linked):
+            self._set_opaque(f"uses a package that is installed as a link: {path}")
         # pyinfra takes the inventory's name for a possible path; "<…>" is no file but code without one.
         if relative is not None and not relative.startswith(("@baker", "<")):
             self.seen.add((kind, relative))

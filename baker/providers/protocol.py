@@ -27,6 +27,14 @@ OutputSink = Callable[[str, bytes], None]
 """Called with ``stdout`` or ``stderr`` and a chunk, as it comes."""
 
 
+IsNeeded = Callable[[Artifact, Sequence[str]], bool]
+"""Of an artifact and the ids of the bakes that came to it: whether somebody still needs it."""
+
+
+def nobody_needs(_artifact: Artifact, _bakes: Sequence[str]) -> bool:
+    return False
+
+
 class Machine(Protocol):
     """A running machine that only the holder of this object can reach."""
 
@@ -143,8 +151,17 @@ class Provider(Protocol):
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact is really there and usable from here."""
 
-    def delete(self, artifact: Artifact) -> None:
-        """Remove an artifact; parts that others share stay. Idempotent."""
+    def reaches(self, artifact: Artifact) -> bool:
+        """Whether the artifact lies, or lay, where ``delete`` can remove it."""
+
+    def delete(self, *artifacts: Artifact, is_needed: IsNeeded = nobody_needs) -> None:
+        """Remove artifacts; parts that others share stay. Idempotent.
+
+        One that ``is_needed`` stays: that is asked when no bake can come to the same artifact any more.
+        """
+
+    def measure(self, *artifacts: Artifact) -> Sequence[int]:
+        """Bytes that ``delete`` would free with each, if it went through them in this order."""
 
     def leftovers(self) -> Sequence[Resource]:
         """Every resource at this provider that belongs to a bake, dead or alive."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from baker.settings import LOCAL_SETTINGS
 from tests.e2e.project import BAKER, REPOSITORY, Project, make_project, share_downloads
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("nothing_left_behind")]
@@ -297,6 +298,7 @@ def test_the_guide_names_every_key_and_its_examples_are_valid(project: Project) 
     assert schema["$schema"].startswith("https://json-schema.org/")
     guide = GUIDE.read_text()
     assert [key for key in schema["properties"] if f"| `{key}` |" not in guide] == []
+    assert [key for key in LOCAL_SETTINGS if not re.search(rf"^\|[^|]*`{key}`", guide, re.MULTILINE)] == []
     project.recipe("base")
     for number, block in enumerate(read_blocks("toml")):
         project.recipe(f"example-{number}", toml=block)

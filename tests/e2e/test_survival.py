@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.project import Project, make_project
-from tests.e2e.survival import CELLS, find_unsound, inject, make_slow_project
+from baker.providers.local.host import PR_SET_CHILD_SUBREAPER
+from tests.e2e.project import BAKER, Project, make_project
+from tests.e2e.survival import CELLS, FAULTS, catalog_file, find_unsound, inject, make_slow_project
+from tests.mirror import Mirror, serving_mirror
 
 pytestmark = pytest.mark.machine
 
 REDUCED = {
-    ("launch", "SIGTERM"),
-    ("configure", "SIGINT"),
-    ("configure", "kill -9 child"),
+    ("configure", "closed terminal"),
     ("capture", "full disk"),
     ("register", "kill -9"),
 }
@@ -26,19 +29,24 @@ REDUCED = {
 
 @pytest.fixture(scope="module")
 def survivor(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Iterator[Project]:
-    """A project whose BAKER_HOME is a small disk of its own."""
+    """A project whose BAKER_HOME is a small disk of its own, and whose catalog is another."""
     folder = tmp_path_factory.mktemp("survival")
-    home = folder / "home"
-    home.mkdir()
+    home, ledger = folder / "home", folder / "ledger"
     make_project(folder / "first", shared_home).recipe("slow")
     Project(folder=folder / "first", home=shared_home).bake("slow")  # the bootstrap is there afterwards
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1500m", "survival", home], check=True)
-    try:
-        for name in ("apt", "bootstraps", "layers"):
-            shutil.copytree(shared_home / "local" / name, home / "local" / name)
-        yield make_slow_project(folder / "project", home)
-    finally:
-        subprocess.run(["umount", home], check=True)
+    with contextlib.ExitStack() as mounted:
+        for place, size in ((home, "1500m"), (ledger, "64m")):
+            place.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "survival", place], check=True)
+            mounted.callback(subprocess.run, ["umount", place], check=True)
+        copy_downloads(shared_home, home)
+        yield make_slow_project(folder / "project", home, ledger)
+
+
+def copy_downloads(shared: Path, home: Path) -> None:
+    """Copies: the tests damage them."""
+    for name in ("apt", "bootstraps", "layers"):
+        shutil.copytree(shared / "local" / name, home / "local" / name)
 
 
 @pytest.mark.parametrize(
@@ -50,8 +58,7 @@ def test_fault_in_a_stage_leaves_nothing_and_the_next_bake_works(
 ) -> None:
     survived = inject(survivor, stage, fault, traces)
     assert "Traceback" not in survived.stderr
-    if fault.startswith("SIG"):
-        assert survived.status == 130, survived.stderr
+    assert survived.status in FAULTS[fault].statuses, survived.stderr
     assert survived.leaks == ()
     assert find_unsound(survivor) == []
 
@@ -95,10 +102,40 @@ def test_fork_bomb_that_hides_its_failure_is_not_captured(project: Project) -> N
     assert "reached its limit of 200 processes" in error
 
 
+@pytest.mark.parametrize(
+    "command",
+    ["poweroff -f; sleep 5", pytest.param("kill -SEGV 1; sleep 5; true", marks=pytest.mark.slow)],
+    ids=["switched off", "init crashed"],
+)
 @pytest.mark.usefixtures("nothing_left_behind")
-def test_machine_that_was_switched_off_is_not_captured(project: Project) -> None:
-    error = fails(project, "off", "poweroff -f; sleep 5")
+def test_machine_whose_init_is_gone_is_not_captured(project: Project, command: str) -> None:
+    error = fails(project, "off", command)
     assert "died" in error or "does not run any more" in error
+
+
+def test_machine_ends_on_a_host_whose_first_process_reaps_nobody(project: Project) -> None:
+    """What ran out of time is dead in the machine, and the nsenter that would have reaped it is too."""
+    deploy = "from pyinfra.operations import server\n\nserver.shell(commands=['sleep 600'], _timeout=1)\n"
+    project.recipe("late", deploy=deploy)
+    adopter = subprocess.Popen(
+        [sys.executable, "-c", ADOPTER, BAKER, "bake", "late"],
+        cwd=project.folder,
+        env=project.variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    said, _ = adopter.communicate(timeout=300)
+    assert said.split() == ["1"], "baker failed, and left nobody to adopt"
+
+
+ADOPTER = f"""
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl({PR_SET_CHILD_SUBREAPER}, 1, 0, 0, 0)
+print(subprocess.run(sys.argv[1:]).returncode)
+with open(f"/proc/self/task/{{os.getpid()}}/children") as children:
+    print(children.read())
+"""
 
 
 @pytest.mark.usefixtures("nothing_left_behind")
@@ -116,32 +153,102 @@ server.shell(
     assert [bake["outcome"] for bake in project.bake("rebooting")] == ["baked"]
 
 
-# --- the store and the catalog --------------------------------------------------------------------
+# --- sources, the store and the catalog --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", ["corrupted", pytest.param("missing", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["corrupted", "missing"])
 def test_bake_on_a_broken_layer_names_it_and_force_mends_it(
     tmp_path: Path, shared_home: Path, damage: str
 ) -> None:
-    home = tmp_path / "home"
-    for name in ("apt", "bootstraps", "layers"):
-        shutil.copytree(shared_home / "local" / name, home / "local" / name)
-    project = make_slow_project(tmp_path / "project", home)
+    copy_downloads(shared_home, tmp_path / "home")
+    project = make_slow_project(tmp_path / "project", tmp_path / "home")
+    project.recipe("child", toml='from = "slow"\n')
     project.bake("slow")
-    artifact = project.run("image", "resolve", "slow").stdout.strip()
-    chain = json.loads((home / f"local/artifacts/{artifact.removeprefix('sha256:')}.json").read_text())
-    layer = home / f"local/layers/{chain['layers'][-1].removeprefix('sha256:')}.erofs"
+    layer = layers_of(project, "slow")[-1]
+    break_layer(layer, damage)
+    failed = project.run("run", "slow", "--", "true", status=1)
+    assert layer.stem in failed.stderr
+    assert "--force" in failed.stderr
+    if damage == "missing":  # its parent is no image any more, and is baked with it
+        assert [bake["recipe"] for bake in project.bake("child")] == ["slow", "child"]
+    else:
+        (child,) = project.bake("child", status=1)
+        assert layer.stem in str(child["error"])
+        assert [bake["outcome"] for bake in project.bake("slow", "--force")] == ["baked"]
+        assert [bake["outcome"] for bake in project.bake("child")] == ["baked"]
+    for image in ("slow", "child"):
+        project.run("run", image, "--", "test", "-e", "/etc/unique")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["corrupted", "missing"])
+def test_broken_layer_of_the_distribution_is_made_again(
+    tmp_path: Path, shared_home: Path, damage: str
+) -> None:
+    copy_downloads(shared_home, tmp_path / "home")
+    project = make_slow_project(tmp_path / "project", tmp_path / "home")
+    project.bake("slow")
+    layer = layers_of(project, "slow")[0]
+    break_layer(layer, damage)
+    assert [bake["outcome"] for bake in project.bake("slow", "--force")] == ["baked"]
+    assert layers_of(project, "slow")[0] == layer
+    project.run("run", "slow:1", "--", "test", "-e", "/etc/unique")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_packages_that_break_off_are_fetched_by_the_next_bake(tmp_path: Path, shared_home: Path) -> None:
+    copy_downloads(shared_home, tmp_path / "home")
+    project = make_slow_project(tmp_path / "project", tmp_path / "home")
+    (cached,) = (project.home / "local/apt/debs").glob("base-passwd_*")
+    cached.unlink()
+    with serving_mirror(shared_home) as mirror:
+        project.write(
+            "baker.toml",
+            f'[local]\nmirror = "{mirror}/debian"\nsecurity_mirror = "{mirror}/debian-security"\n',
+        )
+        Mirror.cut = "base-passwd_"
+        (bake,) = project.bake("slow", status=1)
+        assert "packages of debian:trixie cannot be fetched" in str(bake["error"])
+        assert project.run("system", "sweep").stdout == "nothing is left behind\n"
+        assert list((project.home / "local/machines").iterdir()) == []
+        assert not cached.exists()
+        Mirror.cut = None
+        assert [bake["outcome"] for bake in project.bake("slow")] == ["baked"]
+
+
+def layers_of(project: Project, reference: str) -> list[Path]:
+    """The files of an image's layers, lowest first."""
+    artifact = project.run("image", "resolve", reference).stdout.strip().removeprefix("sha256:")
+    chain = json.loads((project.home / f"local/artifacts/{artifact}.json").read_text())
+    return [
+        project.home / f"local/layers/{digest.removeprefix('sha256:')}.erofs" for digest in chain["layers"]
+    ]
+
+
+def break_layer(layer: Path, damage: str) -> None:
     if damage == "missing":
         layer.unlink()
     else:
         content = bytearray(layer.read_bytes())
         content[len(content) // 2] ^= 255
         layer.write_bytes(content)
-    failed = project.run("run", "slow", "--", "true", status=1)
-    assert chain["layers"][-1] in failed.stderr
-    assert "--force" in failed.stderr
-    assert [bake["outcome"] for bake in project.bake("slow", "--force")] == ["baked"]
-    project.run("run", "slow", "--", "true")
+
+
+def test_build_that_joined_an_image_and_was_not_distributed_is_finished_by_sweep(project: Project) -> None:
+    project.recipe("joined")
+    project.bake("joined")
+    with contextlib.closing(sqlite3.connect(catalog_file(project))) as catalog, catalog:
+        joined = "SELECT number FROM builds WHERE recipe = 'joined'"
+        catalog.execute(f"UPDATE image_builds SET available = 0 WHERE build IN ({joined})")
+    assert (
+        "no complete version that is available" in project.run("image", "resolve", "joined", status=2).stderr
+    )
+    assert project.run("system", "sweep", "--dry-run").stdout == "would finish joined:1: available\n"
+    assert project.run("system", "sweep").stdout == "finished joined:1: available\n"
+    project.run("image", "resolve", "joined")
+    assert project.run("system", "sweep").stdout == "nothing is left behind\n"
 
 
 @pytest.mark.usefixtures("nothing_left_behind")

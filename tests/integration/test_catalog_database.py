@@ -191,7 +191,7 @@ def test_reader_who_may_not_read_is_told_so(shared_path):
     make_shared(shared_path)
     shared_path.chmod(0o400 if os.geteuid() == 0 else 0)
     message, hint = json.loads(end_python(start_python(READER, f"sqlite:///{shared_path}")))
-    assert f"the catalog sqlite {shared_path} cannot be opened" in message
+    assert f"the catalog {shared_path} cannot be read: Permission denied" in message
     assert hint
 
 

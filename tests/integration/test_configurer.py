@@ -324,6 +324,27 @@ FAILURES = {
         "import os\nprint('last words')\nos._exit(3)\n",
         "the recipe's process ended too early (status 3)\n  last words",
     ),
+    "exception in a file that an included file includes": (
+        "from pyinfra import local\nlocal.include('outer.py')\n",
+        "inner.py:1: ValueError: deep",
+    ),
+    "fetching what only the machine could": (
+        "import urllib.request\nurllib.request.urlopen('http://192.0.2.1')\n",
+        "recipes/web/deploy.py:2: urllib.error.URLError: <urlopen error [Errno 101] Network is unreachable> "
+        "(a recipe's own process has no network: fetch in the machine, as files.download does)",
+    ),
+    "writing into the project": (
+        "from pathlib import Path\nPath('built').mkdir()\n",
+        "recipes/web/deploy.py:2: built: Read-only file system (a recipe's own process cannot write here",
+    ),
+    "variable that is not allowed in": (
+        "import os\nos.environ['RELEASE']\n",
+        "recipes/web/deploy.py:2: KeyError: 'RELEASE' (no such variable: name it in recipe.toml",
+    ),
+    "missing local program": (
+        "import subprocess, pathlib\nsubprocess.run([pathlib.Path('bin/sops')])\n",
+        "recipes/web/deploy.py:2: bin/sops: No such file or directory",
+    ),
     "rsync": (
         "from pyinfra.operations import files\nfiles.rsync(src='templates', dest='/t')\n",
         "recipes/web/deploy.py:2: files.rsync cannot reach a machine that is baked",
@@ -334,6 +355,8 @@ FAILURES = {
 @pytest.mark.parametrize("name", FAILURES)
 def test_failure_is_told_in_the_recipes_own_terms(project: Project, name: str) -> None:
     project.write("tasks.py", "def work():\n    raise ValueError('bad value')\n")
+    project.write("outer.py", "from pyinfra import local\nlocal.include('inner.py')\n")
+    project.write("inner.py", "raise ValueError('deep')\n")
     project.write("templates/bad.j2", "first\n{{ workers }}\n")
     project.write("templates/outer.j2", "\n\n\n{% include 'templates/bad.j2' %}")
     project.write("templates/lost.j2", "{% include 'none.j2' %}")
@@ -343,6 +366,35 @@ def test_failure_is_told_in_the_recipes_own_terms(project: Project, name: str) -
     assert message.startswith(expected), message
     assert "site-packages" not in message
     assert "/baker/" not in message
+
+
+def test_what_only_changes_the_hosts_kernel_is_passed_over_and_what_is_for_the_next_boot_is_written(
+    project: Project,
+) -> None:
+    configured = project.apply(
+        """from pyinfra.operations import server
+server.modprobe(module="no_such_module", name="module")
+server.sysctl(key="kernel.no_such_key", value=7, persist=True, persist_file="/etc/99-web.conf")
+server.shell(commands=["sysctl -w kernel.panic=7", "/usr/sbin/sysctl -p /etc/99-web.conf"])
+"""
+    )
+    assert configured.changed == 3
+    assert project.read("/etc/99-web.conf") == "kernel.no_such_key = 7\n"
+    told = [line for line in project.log if "not in this machine, which has its host's kernel (" in line]
+    assert [line.split(":")[0] for line in told] == [
+        "modprobe -a no_such_module",
+        "sysctl kernel.no_such_key=7",
+        "sysctl -w kernel.panic=7",
+        "/usr/sbin/sysctl -p /etc/99-web.conf",
+    ]
+
+
+def test_shell_line_that_does_more_than_change_the_kernel_still_fails(project: Project) -> None:
+    deploy = (
+        "from pyinfra.operations import server\nserver.shell(commands=['sysctl -w kernel.panic=7; false'])"
+    )
+    assert "failed: sysctl -w kernel.panic=7; false exited with status 1" in project.fail(deploy)
+    assert not [line for line in project.log if "executed" in line]  # pyinfra's own words for it
 
 
 def test_operation_that_hangs_is_ended_with_all_that_it_started(project: Project) -> None:
@@ -565,6 +617,11 @@ def test_module_is_traced_although_its_byte_code_is_read(project: Project) -> No
     assert list((project.root / "__pycache__").iterdir())
     configured = project.apply("import tasks")
     assert ("file", "tasks.py") in {(item.kind, item.path) for item in configured.traced}
+
+
+def test_installed_package_that_the_recipe_imports_is_traced_by_its_name(project: Project) -> None:
+    configured = project.apply("import json\nimport univers.versions\nfrom pyinfra.operations import files")
+    assert [item.path for item in configured.traced if item.kind == "package"] == ["univers"]
 
 
 OPAQUE = {

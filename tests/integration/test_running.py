@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,31 @@ def test_signal_ends_every_part_and_a_shield_holds_it_back() -> None:
         assert part.cancel.is_set()
     with pytest.raises(Interrupted, match="SIGTERM"):
         whole.check()
+
+
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN])
+def hanging_up(request: pytest.FixtureRequest) -> Iterator[signal.Handlers]:
+    """What whoever started us has decided about closed terminals; nohup ignores them."""
+    before = signal.signal(signal.SIGHUP, request.param)
+    yield request.param
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_closed_terminal_interrupts_once_except_under_nohup(hanging_up: signal.Handlers) -> None:
+    whole = Interruption()
+    with whole.installed(), whole.shielded():
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # of the shell, then of the kernel: a second Ctrl-C would end us
+    assert whole.cancel.is_set() is (hanging_up is signal.SIG_DFL)
+
+
+def test_progress_that_nobody_reads_any_more_stops_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as err:  # noqa: PTH123 - a descriptor
+        console = Console(err=err)
+        console.say("to nobody")
+        console.say("to nobody")
 
 
 def test_what_breaking_off_made_fail_is_called_an_interruption() -> None:

@@ -10,11 +10,7 @@ import os
 import subprocess
 import sys
 import tarfile
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ from baker.providers.local.store import Store
 from baker.teardown import Teardown
 from tests.apt_repository import keys, make_repository, network_namespace
 from tests.e2e.project import BAKER, Project, make_project
+from tests.mirror import Mirror, serving_mirror
 
 __all__ = ["keys"]
 
@@ -294,48 +291,22 @@ def test_proxy_at_the_address_of_this_host_is_refused(project: Project) -> None:
     assert "http_proxy 10.77.0.2:3128 is this host's own address, which machines cannot reach" in said
 
 
+def test_what_a_bootstrap_holds_does_not_depend_on_what_is_cached(shared_home: Path, bottom: Path) -> None:
+    del bottom  # its packages are cached
+    archive = Archive(Store(shared_home / "local"), TRIXIE, "x86_64")
+    before = archive.resolve_bootstrap(offline=True)
+    (archive.folder / "resolved.json").unlink()
+    assert archive.resolve_bootstrap(offline=True) == before
+
+
 # --- a mirror that breaks off ----------------------------------------------------------------------------
-
-
-class Mirror(BaseHTTPRequestHandler):
-    """Passes on what the real archive has, but breaks off what ``cut`` is in the path of."""
-
-    real: str
-    cut: str | None = None
-
-    def do_GET(self) -> None:
-        if self.cut and self.cut in self.path:
-            self.send_response(200)
-            self.send_header("Content-Length", "1000000")
-            self.end_headers()
-            self.wfile.write(b"x" * 1000)
-        else:
-            try:
-                with urllib.request.urlopen(self.real + self.path) as response:
-                    status, content = 200, response.read()
-            except urllib.error.HTTPError as error:
-                error.close()
-                status, content = error.code, b""
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def mirror(shared_home: Path, bottom: Path) -> Iterator[str]:
     del bottom
-    sources = (shared_home / "local/apt/debian-trixie-x86_64-default/etc/sources.list").read_text()
-    Mirror.real, Mirror.cut = sources.split()[2].removesuffix("/debian"), None
-    with ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving_mirror(shared_home) as address:
+        yield address
 
 
 @pytest.mark.slow

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
+import sqlalchemy
+from alembic import command
 
 from baker.catalog import Catalog
-from baker.errors import StoreError
+from baker.catalog.migrations import configure_alembic
+from baker.errors import CatalogError, StoreError
 from baker.model import ImageStatus, Outcome, Reference
 from baker.providers.local.store import Store
 
@@ -26,6 +30,39 @@ def home(tmp_path: Path) -> Path:
     connection.executescript((home / "catalog.sql").read_text())
     connection.close()
     return home
+
+
+def test_first_migration_still_makes_what_was_released(home: Path) -> None:
+    def list_tables(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+        return connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.begin() as connection:
+        command.upgrade(configure_alembic(connection), "0001")
+        made = connection.connection.driver_connection
+        assert made is not None
+        with contextlib.closing(sqlite3.connect(home / "catalog.db")) as written:
+            assert sorted(list_tables(made)) == sorted(list_tables(written))
+    engine.dispose()
+
+
+def test_older_catalog_is_not_read_before_it_is_brought_up_to_date(home: Path) -> None:
+    url = f"sqlite:///{home}/catalog.db"
+    with pytest.raises(CatalogError, match="has the older schema 0001") as caught:
+        Catalog.open(url, actor="bob", read_only=True)
+    assert "as a user who may write to it" in str(caught.value.hint)
+    Catalog.open(url, actor="ann").close()
+    with Catalog.open(url, actor="bob", read_only=True) as catalog:
+        assert len(catalog.images()) == 2
+
+
+def test_what_an_older_schema_did_not_say_is_not_known(home: Path) -> None:
+    with Catalog.open(f"sqlite:///{home}/catalog.db", actor="bob") as catalog:
+        (build,) = catalog.image("web", 1).builds
+        assert build.image_tests is None
+        catalog.record_image_tests(build.id, {"test:test_image.py": "v1"})
+        assert catalog.image("web", 1).builds[0].image_tests == {"test:test_image.py": "v1"}
+        assert catalog.image("base", 1).builds[0].image_tests is None
 
 
 def test_images_contents_and_channels_of_an_older_catalog_are_read(home: Path) -> None:

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,7 +27,7 @@ from baker.configurer.events import (
 )
 from baker.configurer.project import Project
 from baker.configurer.redaction import MAX_LINE, LineFeed, Redactor
-from baker.configurer.sandbox import Sandbox, sandbox_argv
+from baker.configurer.sandbox import Sandbox, find_linked_packages, sandbox_argv
 from baker.configurer.wire import MachineClient, WireError, receive_frame, send_frame
 
 # --- events -------------------------------------------------------------------------------------------
@@ -83,6 +85,14 @@ def test_secret_in_a_line_without_end_is_redacted_wherever_the_line_is_cut() -> 
         chunks = [b"x" * padding, secret[:9].encode(), secret[9:].encode() + b"y" * 100]
         text = "".join(redact_chunks([secret], *chunks))
         assert text == "x" * padding + "***" + "y" * 100
+
+
+def test_what_commands_a_terminal_is_taken_out_before_secrets_are_looked_for() -> None:
+    chunks = [
+        b"\x1b[1;31mred\x1b[0m\ta\x1b]0;title\x07\x1b[2Jb\n",
+        b"hun\x1b[0mt\x00er2 \x1bcc\x08 sec\x01ret",
+    ]
+    assert redact_chunks(["hunter2", "sec\x01ret"], *chunks) == ["red\tab", "*** c ***"]
 
 
 def test_every_line_of_a_secret_is_redacted_but_not_its_braces() -> None:
@@ -248,6 +258,25 @@ def test_sandbox_ends_in_an_unprivileged_isolated_interpreter() -> None:
         *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
     ]
     assert command[-6:] == [sys.executable, "-I", "-B", "-u", "-m", "baker.configurer.child"]
+
+
+def test_packages_that_are_installed_as_links_are_found_but_none_that_would_show_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("site", "tools/kit", "lib/src", "work/project/inside", "work/home"):
+        (tmp_path / folder).mkdir(parents=True)
+    links = ("lib/src", "work/project/inside", "work", "gone")
+    lines = ["import something", *(f"{tmp_path}/{link}" for link in links)]
+    (tmp_path / "site/linked.pth").write_text("\n".join(lines))
+    finder = ModuleType("__editable___kit_finder")
+    finder.__dict__["MAPPING"] = {"kit": f"{tmp_path}/tools/kit"}
+    monkeypatch.setitem(sys.modules, finder.__name__, finder)
+    monkeypatch.setattr("site.getsitepackages", lambda: [f"{tmp_path}/site"])
+    found = find_linked_packages([f"{tmp_path}/work/project", f"{tmp_path}/work/home"])
+    assert [folder for folder in found if folder.startswith(str(tmp_path))] == [
+        f"{tmp_path}/tools/kit",
+        f"{tmp_path}/lib/src",
+    ]
 
 
 # --- whose files ----------------------------------------------------------------------------------------

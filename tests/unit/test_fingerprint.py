@@ -4,6 +4,7 @@
 # ruff: noqa: E501
 
 import hashlib
+import importlib.metadata
 import os
 import sys
 import time
@@ -16,7 +17,7 @@ from baker.errors import RecipeError
 from baker.fingerprint import (
     explain,
     fingerprint,
-    image_tests_digest,
+    image_test_inputs,
     refresh_traced,
     static_inputs,
     traced_inputs,
@@ -352,6 +353,16 @@ def test_link_out_of_the_project_says_nothing_of_this_machine(project, tmp_path_
     assert words(before, look(project, traced=traced)) == ["lib/out changed"]
 
 
+def test_version_of_an_imported_package_is_an_input(project):
+    before = trace(project, ("package", "univers"), ("package", "no-such"))
+    assert before["package:univers"] == importlib.metadata.version("univers")
+    assert before["package:no-such"] == "absent"
+    assert refresh_traced(project, before) == before
+    assert words({"package:univers": "29.1"}, {"package:univers": "30.12"}) == [
+        "univers upgraded from 29.1 to 30.12"
+    ]
+
+
 def test_refreshing_keeps_to_the_traced_keys(project):
     before = look(project)
     traced = {key for key in before if key.split(":")[0] in ("file", "absent", "listing")}
@@ -428,13 +439,13 @@ def test_unreadable_file_is_named(project, monkeypatch):
     ids=["edited", "added", "conftest"],
 )
 def test_changed_image_test_moves_the_digest_of_the_tests_alone(project, edit):
-    before, inputs = image_tests_digest(load_recipe(project, "web")), look(project)
+    before, inputs = image_test_inputs(load_recipe(project, "web")), look(project)
     edit(project)
-    assert image_tests_digest(load_recipe(project, "web")) != before
+    assert image_test_inputs(load_recipe(project, "web")) != before
     assert look(project) == inputs
 
 
 def test_other_files_leave_the_digest_of_the_tests(project):
-    before = image_tests_digest(load_recipe(project, "web"))
+    before = image_test_inputs(load_recipe(project, "web"))
     write("recipes/web/deploy.py", "changed")(project)
-    assert image_tests_digest(load_recipe(project, "web")) == before
+    assert image_test_inputs(load_recipe(project, "web")) == before

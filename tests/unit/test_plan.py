@@ -24,7 +24,7 @@ def make_recipe(name, source=BOOTSTRAP, *, targets=("local",), inputs=()):
     )
 
 
-def make_build(recipe, inputs, *, digest, day=0, opaque=None, target="local", arch="amd64"):
+def make_build(recipe, inputs, *, digest, day=0, opaque=None, target="local", arch="amd64", tests=None):
     when = NOON + timedelta(days=day)
     provenance = Provenance(
         source="", source_digest="", inputs=inputs, commit=None, dirty=None, actor="", host="", started=when,
@@ -32,7 +32,7 @@ def make_build(recipe, inputs, *, digest, day=0, opaque=None, target="local", ar
     )  # fmt: skip
     return Build(
         id=f"{recipe}-{day}", recipe=recipe, target=target, arch=arch, fingerprint=fingerprint(inputs),
-        digest=digest, size_bytes=0, provenance=provenance, artifacts=(), created=when,
+        digest=digest, size_bytes=0, provenance=provenance, artifacts=(), created=when, image_tests=tests,
     )  # fmt: skip
 
 
@@ -46,6 +46,7 @@ class World:
     pinned: dict = field(default_factory=dict)
     roots: str = "debian-1"
     broken: dict = field(default_factory=dict)
+    tests: dict = field(default_factory=dict)
 
     def add(self, *recipes):
         for recipe in recipes:
@@ -70,6 +71,7 @@ class World:
                     day=len(builds),
                     opaque=opaque,
                     target=target,
+                    tests=self.tests.get(name, {}),
                 )
                 builds.insert(0, build)
         return self
@@ -87,11 +89,17 @@ class World:
             return self.pinned.get(str(reference))
         return next(iter(self.usable_builds(reference.recipe, target, arch)), None)
 
+    def explain_no_build(self, reference, target, arch):  # noqa: ARG002
+        return "nobody baked it"
+
     def current_inputs(self, recipe, target, arch, parent, build):
         assert (build.recipe, build.target, build.arch) == (recipe.name, target, arch)
         if recipe.name in self.broken:
             raise self.broken[recipe.name]
         return self.inputs_of(recipe.name, parent)
+
+    def image_tests(self, recipe):
+        return self.tests.get(recipe.name, {})
 
 
 def make_world():
@@ -115,7 +123,7 @@ def tell_kinds(world, *selected, force=False):
     ]
 
 
-NEVER = "never-baked: it has no usable build for local/amd64"
+NEVER = "never-baked: it has no usable build for local/amd64: nobody baked it"
 UNCHANGED = "unchanged: nothing that it depends on moved since 2025-06-01 12:00 UTC"
 
 
@@ -300,7 +308,8 @@ def test_pinned_recipe_does_not_follow_its_parent(pin):
 def test_pin_that_names_nothing_usable_blocks():
     world = World().add(make_recipe("base"), make_recipe("web", "base:prod"))
     assert tell(world, "web") == [
-        "web blocked blocked: it starts from base:prod, which names no usable local/amd64 image"
+        "web blocked blocked: it starts from base:prod, which names no usable local/amd64 image: "
+        "nobody baked it"
     ]
 
 
@@ -361,3 +370,59 @@ def test_order_is_stable_parents_first_then_by_name():
 )
 def test_only_the_newest_image_of_a_recipe_is_followed(source, parent):
     assert followed_parent(source) == parent
+
+
+# --- image tests -------------------------------------------------------------------------------------
+
+
+def make_tested_world(**tests):
+    world = make_world()
+    world.tests["web"] = {f"test:{name}.py": value for name, value in tests.items()}
+    return world.bake("base", "web", "app")
+
+
+def test_changed_image_tests_verify_the_newest_build_and_bake_nothing():
+    world = make_tested_world(test_image="v1", test_old="v1")
+    world.tests["web"] = {"test:test_image.py": "v2", "test:conftest.py": "v1"}
+    changes = "conftest.py was added, test_image.py changed, test_old.py was removed"
+    assert tell(world) == [
+        f"base skip {UNCHANGED}",
+        f"web verify image-tests-changed: image tests changed ({changes})",
+        f"app skip {UNCHANGED}",
+    ]
+    (entry,) = make_plan(world.recipes, world, archs=ARCHS, selected=["web"])
+    assert entry.build is world.builds["web", "local", "amd64"][0]
+    assert entry.verifies
+
+
+def test_changed_recipe_is_baked_and_its_tests_are_not_mentioned():
+    world = make_tested_world(test_image="v1")
+    world.tests["web"] = {"test:test_image.py": "v2"}
+    world.files["web"] = "v2"
+    assert tell_kinds(world, "web") == ["web bake changed"]
+
+
+def test_forced_bake_is_not_a_verification():
+    world = make_tested_world(test_image="v1")
+    world.tests["web"] = {"test:test_image.py": "v2"}
+    assert tell_kinds(world, "web", force=True) == ["web bake forced"]
+
+
+def test_build_that_is_issued_anew_is_verified_if_its_tests_changed():
+    world = make_tested_world(test_image="v1")
+    world.files["web"] = "v2"
+    world.bake("web")
+    world.files["web"] = "v1"
+    assert tell_kinds(world, "web") == ["web bake reissue changed"]
+    world.tests["web"] = {"test:test_image.py": "v2"}
+    assert tell_kinds(world, "web") == ["web bake reissue image-tests-changed changed"]
+
+
+@pytest.mark.parametrize("tests", [{}, {"test:test_image.py": "v1"}], ids=["none", "one"])
+def test_build_of_an_older_baker_is_verified_if_there_are_tests(tests):
+    world = make_tested_world()
+    builds = world.builds["web", "local", "amd64"]
+    builds[0] = replace(builds[0], image_tests=None)
+    world.tests["web"] = tests
+    unknown = "web verify image-tests-changed: it is not known which image tests it passed"
+    assert tell(world, "web") == ([unknown] if tests else [f"web skip {UNCHANGED}"])

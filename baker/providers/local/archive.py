@@ -243,8 +243,11 @@ class Archive:
 
     def _resolve(self) -> ResolvedBootstrap:
         names = [*self._required_packages(), *INCLUDED]
+        nothing = self.folder / "nothing"  # apt does not tell of packages that are cached already
+        (nothing / "partial").mkdir(parents=True, exist_ok=True)
+        asked = ["-o", f"Dir::Cache::archives={nothing}", "--print-uris", "-qq", "-y"]
         try:
-            printed = self._apt("install", "--print-uris", "-qq", "-y", "?essential", "apt", *names)
+            printed = self._apt("install", *asked, "?essential", "apt", *names)
         except CommandFailed as error:
             raise SourceError(f"{self.bootstrap} does not resolve: {error.stderr_tail}") from error
         packages = tuple(sorted(parse_uris(printed), key=lambda package: package.file))
@@ -319,11 +322,13 @@ class Archive:
             path = folder / package.file
             if package.file in offered and matches(path, package):
                 new = self.debs / "partial" / f"{package.file}.{os.getpid()}.{threading.get_native_id()}"
-                shutil.copyfile(path, new, follow_symlinks=False)
-                if matches(new, package):
-                    new.replace(self.debs / package.file)
-                    accepted += 1
-                new.unlink(missing_ok=True)
+                try:
+                    shutil.copyfile(path, new, follow_symlinks=False)
+                    if matches(new, package):
+                        new.replace(self.debs / package.file)
+                        accepted += 1
+                finally:
+                    new.unlink(missing_ok=True)
         return accepted
 
     def _known(self, wanted: Sequence[str]) -> list[ResolvedPackage]:

@@ -47,7 +47,7 @@ def ensure_bottom_layer(
     """
     with store.lock(f"bootstrap-{key}"):
         found = store.read_bootstrap(key)
-        if found is not None:
+        if found is not None and all(map(store.is_intact, found["layers"])):
             return found
         folder = store.machines / f"bootstrap-{teardown.bake_id}"
         resource = Resource(provider="local", kind="folder", id=str(folder))
@@ -56,7 +56,7 @@ def ensure_bottom_layer(
         tree = folder / "root"
         made = make(tree)
         with store.lock("layers", shared=True):
-            made["layers"] = [store.add_layer(tree, parent=None).digest]
+            made["layers"] = [store.add_layer(tree).digest]
             store.write_bootstrap(key, made)
         teardown.undo(resource)
         return made

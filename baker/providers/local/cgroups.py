@@ -128,3 +128,10 @@ def remove_cgroup(folder: Path) -> None:
             raise MachineError(f"cgroup {folder} could not be removed", hint=f"rmdir {folder}")
         if folder.exists():
             time.sleep(0.005)
+
+
+def remove_idle_cgroups(folders: Sequence[Path]) -> None:
+    """Remove the groups of a command. Daemons that outlive it keep theirs; it goes with the machine."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from baker.errors import HostError
+from baker.errors import HostError, SettingsError
 from baker.providers.local.cgroups import LIMITING, CgroupRoots, find_cgroup_roots
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
@@ -17,7 +18,9 @@ from baker.providers.local.host import (
     missing_file_systems,
     missing_tools,
 )
+from baker.providers.local.proxies import loopback_port, mask_credentials, split_address
 
+PROXY_SECONDS = 3.0
 NEEDED_BYTES = 3 * 10**9
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs"}
 
@@ -32,12 +35,13 @@ class Check:
     remedy: str | None = None
 
 
-def examine_host(home: Path, catalog_url: str) -> list[Check]:
-    """Every check, in the order in which a bake would stumble. Changes nothing."""
-    checks = [check_architecture(), check_rights(), *check_tools(), check_file_systems(), check_cgroups()]
+def examine_host(home: Path, catalog_url: str, proxy: str | None) -> list[Check]:
+    """Every check, in the order in which a bake would stumble. Changes nothing. ``proxy`` is the host's."""
+    checks = [check_architecture(), check_rights(home), *check_tools(), check_file_systems(), check_cgroups()]
     folder = existing_ancestor(home)
     file_system = file_system_of(folder)
     checks += [check_space(home, folder), check_overlay(home, file_system), check_resolver()]
+    checks.append(check_proxy(proxy))
     if catalog_url.startswith("sqlite"):
         catalog = existing_ancestor(Path(catalog_url.removeprefix("sqlite:///")))
         checks.append(check_catalog(catalog, file_system_of(catalog)))
@@ -51,9 +55,12 @@ def check_architecture() -> Check:
         return Check(name="architecture", ok=False, detail=str(error))
 
 
-def check_rights() -> Check:
+def check_rights(home: Path) -> Check:
     if os.geteuid() == 0:
         return Check(name="rights", ok=True, detail="root")
+    if not os.access(existing_ancestor(home), os.R_OK | os.X_OK):
+        detail = f"not root, and {home} may not be read"
+        return Check(name="rights", ok=False, detail=detail, remedy="Run baker with sudo, or ask its owner.")
     detail = "not root: reading works, baking for the local target does not"
     return Check(name="rights", ok=False, detail=detail, remedy="Run baker with sudo.")
 
@@ -121,6 +128,23 @@ def check_resolver() -> Check:
     return Check(name="resolver", ok=True, detail="machines ask the host's loopback resolver through pasta")
 
 
+def check_proxy(proxy: str | None) -> Check:
+    """Whether it is where it is said to be: it answers a connection."""
+    if not proxy:
+        return Check(name="proxy", ok=True, detail="none: packages are fetched directly")
+    shown = mask_credentials(proxy)
+    try:
+        inside = ", which machines reach at theirs" if loopback_port(proxy) else ""
+        with socket.create_connection(split_address(proxy), timeout=PROXY_SECONDS):
+            return Check(name="proxy", ok=True, detail=f"{shown}{inside}")
+    except SettingsError as error:
+        return Check(name="proxy", ok=False, detail=str(error), remedy=error.hint)
+    except OSError as error:
+        detail = f"{shown} does not answer: {error.strerror or error}"
+        remedy = "Start it, or correct http_proxy: the variable, or the key in baker.toml."
+        return Check(name="proxy", ok=False, detail=detail, remedy=remedy)
+
+
 def check_catalog(folder: Path, file_system: str) -> Check:
     if file_system in NETWORK_FILE_SYSTEMS:
         return Check(
@@ -139,7 +163,7 @@ def check_catalog(folder: Path, file_system: str) -> Check:
 
 def existing_ancestor(path: Path) -> Path:
     """The nearest folder that is there."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+    return next(folder for folder in (path, *path.parents) if os.path.isdir(folder))  # noqa: PTH112 (no error)
 
 
 def file_system_of(folder: Path) -> str:

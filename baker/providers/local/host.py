@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import select
@@ -27,6 +28,8 @@ PACKAGE_OF_TOOL = {
     "unshare": "util-linux",
 }
 """Every tool that a local bake runs, and the Debian package that brings it."""
+
+PR_SET_CHILD_SUBREAPER = 36
 
 DPKG_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
 """Our names of architectures to Debian's."""
@@ -155,7 +158,26 @@ def wait_for_end(pids: Sequence[int], seconds: float) -> None:
     """Wait until the processes are gone or only have to be reaped, but not for ever."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and any(is_running(pid) for pid in pids):
+        reap_orphans()
         time.sleep(0.005)
+    reap_orphans()
+
+
+def adopt_orphans() -> None:
+    """Have processes below this one that lose their parent become its children. Idempotent.
+
+    A namespace does not end before all its dead are reaped, and not every host's first process reaps.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def reap_orphans() -> None:
+    """Reap the dead of machines that became our children; those we started are in our own pid namespace."""
+    depth = len(namespace_pids(os.getpid()))
+    for child in children_of(os.getpid()):
+        if len(namespace_pids(child)) > depth and not is_running(child):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
 
 
 def is_running(pid: int) -> bool:
@@ -174,6 +196,18 @@ def namespace_pids(pid: int) -> list[int]:
     except (FileNotFoundError, ProcessLookupError):
         pass
     return []
+
+
+def entering_argv(leader: int) -> list[str]:
+    """The prefix that runs a command in the namespaces of a machine's init, with no more rights than that.
+
+    nsenter alone keeps the capabilities of this process: the host's, to load kernel modules for one.
+    """
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{leader}/status").read_text().splitlines())
+    known = range(int(Path("/proc/sys/kernel/cap_last_cap").read_text()) + 1)
+    lacking = [f"-cap_{number}" for number in known if not int(status["CapBnd"], 16) >> number & 1]
+    drop = ["setpriv", f"--bounding-set={','.join(lacking)}", "--"] if lacking else []
+    return [*drop, "nsenter", "-t", str(leader), "-a", "-r", "-w", "--"]
 
 
 def has_own_network(pid: int) -> bool:

@@ -26,6 +26,7 @@ from baker.providers.local.cgroups import (
     find_cgroup_roots,
     kill_cgroups,
     remove_cgroup,
+    remove_idle_cgroups,
 )
 from baker.providers.local.holder import (
     DNS_FORWARD,
@@ -39,6 +40,7 @@ from baker.providers.local.host import (
     booted_with_systemd,
     children_of,
     descendants_of,
+    entering_argv,
     has_own_network,
     host_resolv_conf,
     is_running,
@@ -267,7 +269,7 @@ class LocalMachine:
             if exit_status != 0:
                 exit_status = self._explain_failure(argv, exit_status)
         finally:
-            self._remove_command_cgroups(cgroups)
+            remove_idle_cgroups(cgroups)
         return CommandResult(
             exit_status=exit_status, stdout=output.whole("stdout"), stderr=output.whole("stderr")
         )
@@ -311,9 +313,10 @@ class LocalMachine:
         return {**shared, "LANG": "C.UTF-8", "TERM": "dumb", **self.spec.environment}
 
     def _enter(self, argv: Sequence[str]) -> list[str]:
-        if not self._leader:
-            raise MachineError(f"machine {self.name} is not running")
-        return ["nsenter", "-t", str(self._leader), "-a", "-r", "-w", "--", *argv]
+        try:
+            return [*entering_argv(self._leader), *argv]
+        except OSError:
+            raise MachineError(f"machine {self.name} is not running") from None
 
     def _make_command_cgroups(self) -> list[Path]:
         with self._lock:
@@ -327,12 +330,6 @@ class LocalMachine:
         except FileNotFoundError:
             raise MachineError(f"machine {self.name} is not running") from None
         return cgroups
-
-    def _remove_command_cgroups(self, cgroups: Sequence[Path]) -> None:
-        # Daemons that outlive their command keep the group; it goes with the machine.
-        for cgroup in cgroups:
-            with contextlib.suppress(OSError):
-                cgroup.rmdir()
 
     def put(self, source: BinaryIO, path: str, *, mode: int = 0o644) -> None:
         script = 'umask 077 && cat >"$1" && chmod "$2" "$1"'
@@ -366,7 +363,7 @@ class LocalMachine:
             ).returncode
         finally:
             kill_cgroups(cgroups)
-            self._remove_command_cgroups(cgroups)
+            remove_idle_cgroups(cgroups)
 
     # --- ending -----------------------------------------------------------------------------------
 
@@ -377,9 +374,9 @@ class LocalMachine:
             os.kill(self._leader, SIGRTMIN_POWEROFF)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 wait_for_exit(self._holder, STOP_SECONDS)
-        self._kill()
+        self.kill()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
         """End the holder, and with it everything: SIGKILL, since unshare blocks the gentle signals."""
         if self._holder is None:
             return
@@ -396,5 +393,5 @@ class LocalMachine:
 
     def discard(self) -> None:
         """Remove the machine and what it wrote. Idempotent; never follows a link out of the folder."""
-        self._kill()
+        self.kill()
         remove_folder(self.spec.folder)

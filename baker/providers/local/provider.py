@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from baker.errors import HostError, SourceError, StoreError
+from baker.errors import BakerError, HostError, SourceError, StoreError
+from baker.layer import Layer
 from baker.manifest import parse_dpkg_status
 from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source, TreeSource
 from baker.providers.local.archive import Archive
@@ -21,6 +24,7 @@ from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove
 from baker.providers.local.holder import MachineSpec
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
+    adopt_orphans,
     host_arch,
     missing_file_systems,
     missing_tools,
@@ -37,10 +41,12 @@ from baker.providers.local.repositories import (
     read_repositories,
     remove_folder_repositories,
 )
+from baker.providers.local.sidecars import list_sidecars, read_contents
 from baker.providers.local.store import Store
 from baker.providers.local.tree import remove_mount_points, seal_tree
 from baker.providers.local.trees import ensure_tree, resolve_tree
-from baker.providers.protocol import Captured, Machine, ResolvedSource
+from baker.providers.protocol import Captured, IsNeeded, Machine, ResolvedSource, nobody_needs
+from baker.sidecar import Sidecar, Unreadable, describe_build, describe_issue
 from baker.teardown import Teardown
 
 DPKG_STATUS = ("var", "lib", "dpkg", "status")
@@ -52,7 +58,6 @@ class Launched:
     """What a build instance was made of."""
 
     chain: Mapping[str, Any]
-    archive: Archive | None
     repositories: tuple[Repository, ...]
 
 
@@ -77,7 +82,7 @@ class LocalProvider:
 
     def check(self) -> None:
         if os.geteuid() != 0:
-            raise HostError("baking for the local target needs root", hint="Run it with sudo.")
+            raise HostError("machines of the local target need root", hint="Run it with sudo.")
         if missing := missing_tools():
             packages = sorted({PACKAGE_OF_TOOL[tool] for tool in missing})
             raise HostError(
@@ -155,8 +160,8 @@ class LocalProvider:
             network=not self.offline,
             loopback_ports=(port,) if port else (),
         )
-        machine = self._start(spec, teardown)
-        self._launched[bake_id] = Launched(chain=chain, archive=archive, repositories=repositories)
+        machine = self._start(spec, teardown, archive)
+        self._launched[bake_id] = Launched(chain=chain, repositories=repositories)
         for repository in wanted:
             install_repository(machine, repository)
         return machine
@@ -201,17 +206,26 @@ class LocalProvider:
         return ensure_bootstrap(self.store, archive, resolved, teardown, offline=self.offline)
 
     def _verified_layers(self, chain: Mapping[str, Any]) -> tuple[Path, ...]:
-        return tuple(self.store.verified_layer(digest) for digest in chain["layers"])
+        """Lowest first. Two bakes in a line may write the same layer: the upper one of them is enough, and
+        an overlay takes no folder twice."""
+        once = reversed(dict.fromkeys(reversed(chain["layers"])))
+        return tuple(self.store.verified_layer(digest) for digest in once)
 
-    def _start(self, spec: MachineSpec, teardown: Teardown) -> LocalMachine:
+    def _start(self, spec: MachineSpec, teardown: Teardown, archive: Archive | None = None) -> LocalMachine:
+        """When the machine is torn down, what it fetched from ``archive`` stays for later ones."""
         started: list[LocalMachine] = []
         resource = Resource(provider="local", kind="machine", id=spec.name)
 
         def undo() -> None:
             for machine in started:
+                machine.kill()
+                if archive is not None:
+                    with contextlib.suppress(BakerError, OSError):  # a cache: nothing depends on it
+                        archive.accept(machine.spec.folder / "binds" / "debs" / "upper")
                 machine.discard()
             self.remove(resource)
 
+        adopt_orphans()
         with teardown.making(resource, undo):
             started.append(LocalMachine.start(spec))
         return started[0]
@@ -234,12 +248,10 @@ class LocalProvider:
         packages = read_packages(machine.upper)
         if packages is None:
             packages = tuple(Package(**row) for row in chain["packages"])
-        if launched.archive is not None:
-            launched.archive.accept(machine.spec.folder / "binds" / "debs" / "upper")
         kept = [asdict(repository) for repository in launched.repositories if not repository.is_folder]
         capture = Resource(provider="local", kind="capture", id=bake_id)
         with self.store.lock("layers", shared=True), teardown.making(capture, lambda: self.remove(capture)):
-            layer = self.store.add_layer(machine.upper, parent=lower[-1].digest)
+            layer = self.store.add_layer(machine.upper)
             layers = [*lower, layer]
             details = {
                 "bake": bake_id,
@@ -292,17 +304,38 @@ class LocalProvider:
     def distribute(self, build: Build, labels: Mapping[str, str]) -> tuple[Artifact, ...]:
         for artifact in build.artifacts:
             self.store.label_artifact(
-                artifact.id, {**labels, "digest": build.digest, "fingerprint": build.fingerprint}
+                artifact.id,
+                {**labels, "digest": build.digest, "fingerprint": build.fingerprint},
+                describe_build(build),
+                describe_issue(labels, datetime.now(UTC)),
             )
         return build.artifacts
+
+    def sidecars(self) -> Iterator[Sidecar | Unreadable]:
+        """What the artifacts here tell of their builds."""
+        return list_sidecars(self.store, self.arch, self.store_name)
+
+    def read_contents(self, artifact: Artifact) -> tuple[list[Layer], tuple[Package, ...]]:
+        """The layers (lowest first) and packages of an artifact that is here. Raises StoreError."""
+        return read_contents(self.store, artifact.id)
 
     # --- keeping ----------------------------------------------------------------------------------
 
     def holds(self, artifact: Artifact) -> bool:
         return artifact.store == self.store_name and self.store.has_artifact(artifact.id)
 
-    def delete(self, artifact: Artifact) -> None:
-        self.store.delete_artifact(artifact.id)
+    def reaches(self, artifact: Artifact) -> bool:
+        return artifact.store == self.store_name
+
+    def delete(self, *artifacts: Artifact, is_needed: IsNeeded = nobody_needs) -> None:
+        def ask(artifact: Artifact) -> Callable[[Sequence[str]], bool]:
+            return lambda owners: is_needed(artifact, owners)
+
+        self.store.delete_artifacts({artifact.id: ask(artifact) for artifact in artifacts})
+
+    def measure(self, *artifacts: Artifact) -> list[int]:
+        freed = self.store.measure_artifacts([artifact.id for artifact in artifacts])
+        return [freed.pop(artifact.id, 0) for artifact in artifacts]
 
     def leftovers(self) -> Sequence[Resource]:
         found = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 from urllib.parse import urlsplit
 
@@ -19,11 +20,7 @@ def loopback_port(proxy: str) -> int | None:
     Raises SettingsError for a proxy at the one address that a machine cannot reach: that by which this host
     itself goes out, since the machine has the same.
     """
-    try:
-        parts = urlsplit(proxy)
-        host, port = parts.hostname or "", parts.port or 80
-    except ValueError as error:
-        raise SettingsError(f"http_proxy {proxy} is no address: {error}") from error
+    host, port = split_address(proxy)
     if host == "localhost" or _is_loopback(host):
         return port
     if host == _own_address():
@@ -32,6 +29,21 @@ def loopback_port(proxy: str) -> int | None:
             hint=f"Let the proxy listen on loopback too, and set http_proxy to http://127.0.0.1:{port}.",
         )
     return None
+
+
+def split_address(proxy: str) -> tuple[str, int]:
+    """Host and port. Raises SettingsError."""
+    try:
+        parts = urlsplit(proxy)
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise SettingsError(f"http_proxy {mask_credentials(proxy)} is no address: {error}") from error
+    return host, port or (443 if parts.scheme == "https" else 80)
+
+
+def mask_credentials(proxy: str) -> str:
+    """The address as it may be shown."""
+    return re.sub(r"//.*@", "//***@", proxy)
 
 
 def _is_loopback(host: str) -> bool:

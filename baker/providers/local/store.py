@@ -16,7 +16,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ class Store:
 
     # --- layers -----------------------------------------------------------------------------------
 
-    def add_layer(self, tree: Path, parent: str | None) -> Layer:
+    def add_layer(self, tree: Path) -> Layer:
         """Make an EROFS layer of a sealed tree. It is on disk (fsync) when this returns."""
         removed, files = read_tree(tree)
         with self._temporary(self.layers) as path:
@@ -58,7 +59,7 @@ class Store:
                 env={"SOURCE_DATE_EPOCH": str(newest_time(tree))},
             )
             digest = hash_file(path)
-            layer = Layer(digest=digest, parent=parent, removed=removed, files=files)
+            layer = Layer(digest=digest, removed=removed, files=files)
             self._write(self._list_path(digest), encode_layer(layer))
             publish(path, self._layer_path(digest))
         return layer
@@ -76,7 +77,10 @@ class Store:
         except FileNotFoundError:
             raise self._missing(digest) from None
         except Exception as error:
-            raise StoreError(f"the file list of layer {digest} is damaged: {error}") from error
+            raise StoreError(
+                f"the file list of layer {digest} is damaged: {error}",
+                hint=f"Remove it, then bake with --force: rm {self._list_path(digest)}",
+            ) from error
 
     def verified_layer(self, digest: str) -> Path:
         """The layer's file, after its content was found to match its digest.
@@ -102,6 +106,14 @@ class Store:
         self._write(stamp, seen.encode())
         return path
 
+    def is_intact(self, digest: str) -> bool:
+        """Whether the layer is here and undamaged, and its file list is here."""
+        try:
+            self.verified_layer(digest)
+        except StoreError:
+            return False
+        return self._list_path(digest).exists()
+
     def _missing(self, digest: str) -> StoreError:
         return StoreError(
             f"layer {digest} is not in the store {self.folder}",
@@ -124,8 +136,6 @@ class Store:
         with self.lock("artifacts"):
             if self.has_artifact(artifact):
                 found = self.read_artifact(artifact)
-                if "labels" in found:
-                    return artifact
                 made = {**found, "joined": [*found.get("joined", []), details["bake"]]}
             self._write(self._artifact_path(artifact), json_bytes(made))
         return artifact
@@ -137,18 +147,31 @@ class Store:
         """Raises StoreError."""
         return self._read_json(self._artifact_path(artifact), f"artifact {artifact}")
 
-    def label_artifact(self, artifact: str, labels: Mapping[str, Any]) -> None:
-        """Write labels beside the artifact: the catalog can be rebuilt from them. Raises StoreError."""
+    def label_artifact(
+        self, artifact: str, labels: Mapping[str, Any], build: Mapping[str, Any], issue: Mapping[str, Any]
+    ) -> None:
+        """Write labels, a build and its version beside the artifact: the catalog can be rebuilt from them.
+
+        Builds and versions that are there stay: two bakes may have come to the same. Raises StoreError.
+        """
         with self.lock("artifacts"):
-            labelled = {**self.read_artifact(artifact), "labels": dict(labels)}
-            self._write(self._artifact_path(artifact), json_bytes(labelled))
+            found = self.read_artifact(artifact)
+            told = found.get("builds", {})
+            before = found.get("labels", {}) if not told else {}
+            earlier = [before["version"]] if before.get("fingerprint") == build["fingerprint"] else []
+            known = told.get(build["id"], {}).get("versions", {version: dict(issue) for version in earlier})
+            versions = {**known, labels["version"]: dict(issue)}
+            builds = {**told, build["id"]: {"build": dict(build), "versions": versions}}
+            self._write(
+                self._artifact_path(artifact), json_bytes({**found, "labels": dict(labels), "builds": builds})
+            )
 
     def delete_captures(self, bake_id: str) -> None:
         """Forget what a bake captured and nobody registered, and layers that nothing names. Idempotent."""
         with self.lock("artifacts"):
             for path, found in self._read_folder(self.artifacts):
-                owners = [found.get("bake"), *found.get("joined", [])]
-                if "labels" in found or bake_id not in owners:
+                owners = owners_of(found)
+                if bake_id not in owners or ("labels" in found and bake_id == owners[0]):
                     continue
                 if left := [owner for owner in owners if owner != bake_id]:
                     self._write(path, json_bytes({**found, "bake": left[0], "joined": left[1:]}))
@@ -163,10 +186,35 @@ class Store:
         except StoreError:
             return False
 
-    def delete_artifact(self, artifact: str) -> None:
-        """Forget an artifact, and remove the layers that nothing else needs. Idempotent."""
-        self._artifact_path(artifact).unlink(missing_ok=True)
+    def delete_artifacts(self, artifacts: Mapping[str, Callable[[Sequence[str]], bool]]) -> None:
+        """Forget artifacts, and remove the layers that nothing else needs. Idempotent.
+
+        Each is asked whether it is needed, with the ids of the bakes that came to it, when no other bake can
+        come to it any more; one that is stays.
+        """
+        with self.lock("artifacts"):
+            for artifact, is_needed in artifacts.items():
+                path = self._artifact_path(artifact)
+                if path.exists() and not is_needed(owners_of(self.read_artifact(artifact))):
+                    path.unlink()
         self.remove_unused_layers()
+
+    def measure_artifacts(self, artifacts: Sequence[str]) -> dict[str, int]:
+        """Bytes that removing them, in this order, frees with each. Raises StoreError."""
+        chains: dict[str, set[str]] = {}
+        uses: Counter[str] = Counter()
+        for folder in (self.artifacts, self.bootstraps):
+            for path, found in self._read_folder(folder):
+                uses.update(set(found["layers"]))
+                if folder == self.artifacts:
+                    chains[f"sha256:{path.stem}"] = set(found["layers"])
+        freed = dict.fromkeys(artifacts, 0)
+        for artifact in freed:
+            chain = chains.get(artifact, set())
+            uses.subtract(chain)
+            unused = [digest for digest in chain if uses[digest] == 0 and self._layer_path(digest).exists()]
+            freed[artifact] = sum(self.layer_size(digest) for digest in unused)
+        return freed
 
     def remove_unused_layers(self) -> None:
         """Remove every layer that neither an artifact nor a bootstrap names."""
@@ -244,6 +292,11 @@ class Store:
         except ValueError as error:
             raise StoreError(f"{what} is damaged: {path}: {error}") from error
         return found
+
+
+def owners_of(artifact: Mapping[str, Any]) -> list[str]:
+    """The bakes that came to an artifact, the first of them first."""
+    return [owner for owner in (artifact.get("bake"), *artifact.get("joined", [])) if owner]
 
 
 def hash_file(path: Path) -> str:

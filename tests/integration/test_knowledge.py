@@ -1,0 +1,53 @@
+"""What planning asks of the catalog, the providers and the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from baker.catalog import Catalog
+from baker.knowledge import ProjectKnowledge
+from baker.model import Artifact, Build, Source
+from baker.plan import make_plan
+from baker.providers.protocol import ResolvedSource
+from baker.recipes import load_recipes
+from baker.settings import load_settings
+from tests.factories import make_build, make_digest, make_image
+
+
+class CountingProvider:
+    """Knows one source, and how often it was asked."""
+
+    target, arch = "local", "amd64"
+
+    def __init__(self) -> None:
+        self.resolved = 0
+
+    def resolve(self, source: Source, parent: Build | None, settings: Mapping[str, Any]) -> ResolvedSource:
+        assert parent is None
+        self.resolved += 1
+        return ResolvedSource(source=source, digest=make_digest("trixie"), settings=settings)
+
+    def holds(self, artifact: Artifact) -> bool:
+        return artifact.target == self.target
+
+
+def test_source_is_resolved_once_however_many_builds_it_is_compared_with(tmp_path: Path) -> None:
+    (tmp_path / "recipes/web").mkdir(parents=True)
+    (tmp_path / "baker.toml").touch()
+    (tmp_path / "recipes/web/recipe.toml").write_text('from = "debian:trixie"\n')
+    (tmp_path / "recipes/web/deploy.py").touch()
+    recipes, provider = load_recipes(tmp_path), CountingProvider()
+    with Catalog.open(f"sqlite:///{tmp_path}/catalog.db", actor="ann") as catalog:
+        for _ in range(3):
+            make_image(catalog, build=make_build("web"))
+        knowledge = ProjectKnowledge(
+            catalog=catalog,
+            providers={"local": provider},  # type: ignore[dict-item]
+            settings=load_settings(tmp_path, {}),
+            environ={},
+        )
+        (entry,) = make_plan(recipes, knowledge, archs={"local": ["amd64"]})
+    assert entry.action == "bake"
+    assert provider.resolved == 1
