@@ -39,7 +39,7 @@ COMMANDS = {
     "image find PACKAGE": ("image", "find", "openssl<3.5.2", "--held"),
     "image diff REF REF": ("image", "diff", "{recipe}:prod", "{recipe}:dev"),
 }
-AIMS = {"resolve": 5.0, "list one recipe": 20.0, "find by package": 50.0}
+AIMS = {"resolve": 5.0, "list one recipe (50 newest)": 20.0, "find by package": 50.0}
 """Milliseconds, in process, on SQLite."""
 
 
@@ -127,7 +127,7 @@ def ask(url: str) -> dict[str, tuple[float, float]]:
             catalog.resolve(Reference(recipe=chance.choice(recipes), channel="prod"))
 
         def list_recipe() -> None:
-            assert catalog.images(chance.choice(recipes))
+            assert catalog.images(chance.choice(recipes), limit=50)
 
         def compare() -> None:
             recipe = chance.choice(recipes)
@@ -151,7 +151,7 @@ def ask(url: str) -> dict[str, tuple[float, float]]:
 
         questions = {
             "resolve": resolve,
-            "list one recipe": list_recipe,
+            "list one recipe (50 newest)": list_recipe,
             "find by package": find,
             "diff": compare,
             "tree": draw_tree,

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
-from sqlalchemy import Connection, Engine, NullPool, QueuePool, Table, event, exc, text
+from sqlalchemy import Connection, Engine, QueuePool, Table, event, exc, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.util import immutabledict
@@ -246,13 +246,18 @@ def _make_sqlite_engine(path: Path, *, read_only: bool, lock_seconds: float) -> 
                 hint="Run it with sudo, or set BAKER_HOME to a folder of yours.",
             ) from error
         connect = functools.partial(_connect_writer, path, lock_seconds)
-    # A reader connects anew for each read: a snapshot never sees what others write later.
-    pool: dict[str, Any] = (
-        {"poolclass": NullPool} if read_only else {"poolclass": QueuePool, "max_overflow": -1}
+    engine = sqlalchemy.create_engine(
+        "sqlite://", creator=connect, json_serializer=_serialize, poolclass=QueuePool, max_overflow=-1
     )
-    engine = sqlalchemy.create_engine("sqlite://", creator=connect, json_serializer=_serialize, **pool)
     event.listen(engine, "begin", _begin)
+    event.listen(engine, "checkin", _drop_snapshot)
     return engine
+
+
+def _drop_snapshot(connection: object, record: Any) -> None:
+    """Each read takes a new one: a snapshot never sees what others write later."""
+    if isinstance(connection, _Snapshot):
+        record.invalidate()
 
 
 def require_file(path: Path) -> None:

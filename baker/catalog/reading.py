@@ -62,8 +62,16 @@ def list_recipes(connection: Connection) -> list[str]:
 # --- images and builds ----------------------------------------------------------------------------
 
 
-def list_images(connection: Connection, *conditions: ColumnElement[bool]) -> list[Image]:
-    """The images that meet all conditions (on the table ``images``), newest first, in six queries."""
+def list_images(
+    connection: Connection, *conditions: ColumnElement[bool], limit: int | None = None
+) -> list[Image]:
+    """The images that meet all conditions (on the table ``images``), newest first, in six queries.
+
+    At most ``limit`` of them, which takes one more.
+    """
+    if limit is not None:
+        newest = select(images.c.number).where(*conditions).order_by(images.c.number.desc()).limit(limit)
+        conditions = (images.c.number.in_(connection.execute(newest).scalars().all()),)
     chosen = select(images, status_now.label("status_now")).where(*conditions)
     rows = connection.execute(chosen.order_by(images.c.number.desc())).all()
     linked = (

@@ -28,6 +28,7 @@ from baker.model import (
     BakeRecord,
     Build,
     Image,
+    ImageStatus,
     LedgerEntry,
     Manifest,
     Outcome,
@@ -95,10 +96,17 @@ class Catalog(
         """The names of all recipes that were ever registered, sorted."""
         return self._database.read(reading.list_recipes)
 
-    def images(self, recipe: str | None = None) -> list[Image]:
-        """Every version in every state, newest first. ``channels`` of an image include ``latest``."""
+    def images(
+        self, recipe: str | None = None, *, limit: int | None = None, deleted: bool = True
+    ) -> list[Image]:
+        """Versions in every state (but ``deleted``, if not wanted), newest first, at most ``limit``.
+
+        ``channels`` of an image include ``latest``.
+        """
         conditions = [] if recipe is None else [schema.images.c.recipe == recipe]
-        return self._database.read(lambda connection: reading.list_images(connection, *conditions))
+        if not deleted:
+            conditions.append(schema.images.c.status != ImageStatus.DELETED)
+        return self._read(lambda connection: reading.list_images(connection, *conditions, limit=limit))
 
     def image(self, recipe: str, version: int) -> Image:
         """Raises BadReference."""

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterable, Mapping, Sequence
 
 import typer
 
-from baker.cli import (
-    asking,
-    authoring,
-    bakes,
-    catalog,
-    channels,
-    comparing,
-    groups,
-    images,
-    life,
-    machines,
-    promoting,
-    pruning,
-    recipes,
-    resolving,
-    running,
-    system,
-)
+from baker.cli import groups
 from baker.cli.completion import join_words_at_colons
 from baker.cli.wiring import Options
 from baker.console import Console
@@ -39,35 +24,49 @@ gc.set_threshold(50_000)
 ClickException = typer.BadParameter.__mro__[2]
 """What wrong usage raises; typer exports it only as the ancestor of BadParameter."""
 
-app = typer.Typer(
-    name="baker",
-    help="Bake machine images from recipes, once, into a versioned catalog.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-MODULES = (
-    asking,
-    authoring,
-    bakes,
-    catalog,
-    channels,
-    comparing,
-    images,
-    life,
-    machines,
-    promoting,
-    pruning,
-    recipes,
-    resolving,
-    running,
-    system,
-)
-for module in MODULES:
-    module.add_commands(app)
-for name in ("catalog", "channel", "image", "lease"):
-    app.add_typer(getattr(groups, name), name=name)
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "asking": ("image find", "image tree"),
+    "authoring": ("init", "try"),
+    "bakes": ("bake", "plan"),
+    "catalog": ("catalog info", "catalog migrate", "catalog export", "catalog import", "catalog rebuild"),
+    "channels": ("channel ls", "channel history", "channel protect", "channel unprotect"),
+    "comparing": ("image diff",),
+    "images": ("image ls", "image show"),
+    "life": ("image deprecate", "image revoke", "image restore", "image label"),
+    "machines": ("run",),
+    "promoting": ("promote", "rollback"),
+    "pruning": ("image prune", "image rm", "lease ls", "lease add", "lease rm"),
+    "recipes": ("recipe ls", "recipe schema", "validate"),
+    "resolving": ("image resolve",),
+    "running": ("status", "cancel", "logs"),
+    "system": ("system doctor", "system sweep", "system df", "system clean"),
+}
+"""The modules beside this one, and the commands that each has."""
+
+
+def choose_modules(arguments: Sequence[str]) -> list[str]:
+    """The module of the command that is called; all of them where that is not plain (help, completion)."""
+    called = {" ".join(arguments[:1]), " ".join(arguments[:2])}
+    return [name for name, commands in COMMANDS.items() if called & set(commands)] or list(COMMANDS)
+
+
+def make_app(modules: Iterable[str] = COMMANDS) -> typer.Typer:
+    """The command line, as far as these modules have it: to import the others takes a tenth of a second."""
+    app = typer.Typer(
+        name="baker",
+        help="Bake machine images from recipes, once, into a versioned catalog.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(set_options)
+    for name in modules:
+        importlib.import_module(f"baker.cli.{name}").add_commands(app)
+    for noun, group in groups.NOUNS.items():
+        if group.registered_commands:
+            app.add_typer(group, name=noun)
+    return app
 
 
 def show_version(asked: bool) -> None:
@@ -78,7 +77,6 @@ def show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def set_options(
     context: typer.Context,
     project: str = typer.Option("", "--project", metavar="FOLDER", help="The folder with baker.toml."),
@@ -105,7 +103,7 @@ def main() -> None:
     console = Console()
     join_words_at_colons(os.environ)
     try:
-        status = app(standalone_mode=False)
+        status = make_app(choose_modules(sys.argv[1:]))(standalone_mode=False)
     except BakerError as error:
         console.error(error)
         sys.exit(error.exit_code)

@@ -20,6 +20,7 @@ from baker.errors import BadReference, UsageError
 from baker.interrupt import Interruption
 from baker.model import Recipe, Reference
 from baker.progress import count
+from baker.progress_console import ProgressConsole
 from baker.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def try_recipe(
     from baker.author import Workshop, trying
 
     options: Options = context.obj
-    console = Console(as_json=as_json)
+    console = ProgressConsole(as_json=as_json)
     settings = options.project_settings()
     interruption = Interruption()
     with interruption.installed():

@@ -10,9 +10,10 @@ import typer
 from baker.cli.completion import complete_recipe
 from baker.cli.shell import require_terminal, shell_opener
 from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
-from baker.console import Console, bake_json, say_warnings
+from baker.console import bake_json, say_warnings
 from baker.errors import UsageError
 from baker.model import Outcome, Recipe
+from baker.progress_console import ProgressConsole
 from baker.settings import Settings
 
 Recipes = Annotated[
@@ -75,7 +76,7 @@ def bake(
     if on_error not in ("teardown", "keep", "shell"):
         raise UsageError(f"--on-error takes teardown, keep or shell, not {on_error!r}")
     options: Options = context.obj
-    console = Console(as_json=as_json, several=jobs > 1)
+    console = ProgressConsole(as_json=as_json, several=jobs > 1)
     if on_error == "shell":
         require_terminal(console, jobs=jobs)
     interruption = Interruption()
@@ -119,7 +120,7 @@ def plan(
     from baker.kitchen import Kitchen
 
     options: Options = context.obj
-    console = Console(as_json=as_json)
+    console = ProgressConsole(as_json=as_json)
     settings = options.project_settings()
     found = select_recipes(settings, recipes, overrides)
     with open_catalog(settings, read_only=True, or_empty=True) as catalog:

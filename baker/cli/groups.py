@@ -8,3 +8,5 @@ image = typer.Typer(no_args_is_help=True, help="List, inspect, compare, find and
 channel = typer.Typer(no_args_is_help=True, help="List channels, their history and what protects them.")
 lease = typer.Typer(no_args_is_help=True, help="Claim images, so that they are not pruned.")
 catalog = typer.Typer(no_args_is_help=True, help="Inspect, move and rebuild the catalog.")
+
+NOUNS = {"catalog": catalog, "channel": channel, "image": image, "lease": lease}

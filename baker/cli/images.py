@@ -15,6 +15,9 @@ from baker.leases import Lease
 from baker.life import ImageEvent
 from baker.model import Build, Image, Package, Reference
 
+NEWEST = 50
+"""So many images are listed for people, unless they ask for more."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 Ref = Annotated[
     str,
@@ -32,13 +35,21 @@ def add_commands(_app: typer.Typer) -> None:
 def list_images(
     context: typer.Context,
     recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", autocompletion=complete_recipe)] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="So many at most (50 where people read it).")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them, deleted ones too.")] = False,
     as_json: Json = False,
 ) -> int:
     """List images, newest first."""
     options: Options = context.obj
     console = Console(as_json=as_json)
+    if limit is None and not everything and not as_json:
+        limit = NEWEST
     with open_catalog(options.settings(), read_only=True, or_empty=True) as catalog:
-        images = catalog.images(recipe)
+        one_more = None if limit is None else limit + 1
+        found = catalog.images(recipe, limit=one_more, deleted=everything or as_json)
+        images = found[:limit]
         description = catalog.description
         if recipe is not None and not images:
             catalog.resolve(Reference(recipe=recipe))
@@ -60,6 +71,8 @@ def list_images(
         for image in images
     ]
     console.table(("IMAGE", "STATUS", "CHANNELS", "AGE", "SIZE", "BUILDS"), rows)
+    if len(found) > len(images):
+        console.say("There are older ones: --limit N, --all")
     console.say(console.style(f"in {description}", "dim"))
     return 0
 

@@ -10,7 +10,7 @@ from baker.channels import ChannelMove
 from baker.cli.channels import ChannelName, Json, RecipeName, gate_of, move_json
 from baker.cli.completion import complete_reference
 from baker.cli.wiring import Options, open_catalog
-from baker.console import Console, describe_difference, show_age, show_size
+from baker.console import Console, show_age, show_size
 from baker.errors import UsageError
 from baker.gates import describe_gate, refuse
 from baker.life import list_warnings
@@ -143,6 +143,8 @@ def confirm_move(console: Console, move: Move, *, override: str | None, yes: boo
 
 
 def show_move(console: Console, move: Move) -> None:
+    from baker.progress_console import describe_difference
+
     image, held = move.image, move.held
     console.say(f"{move.name}: {held.reference if held else 'nothing'} -> {image.reference}")
     if held is not None and move.last is not None:

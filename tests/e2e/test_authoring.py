@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import select
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ from pathlib import Path
 import pytest
 
 from baker.settings import LOCAL_SETTINGS
-from tests.e2e.project import BAKER, REPOSITORY, Project, make_project, share_downloads
+from tests.e2e.guides import GUIDES, read_blocks
+from tests.e2e.project import BAKER, Project, make_project
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("nothing_left_behind")]
 
-GUIDE = REPOSITORY / "docs/writing-recipes.md"
+GUIDE = GUIDES / "writing-recipes.md"
 DEPLOY = """
 from pyinfra.operations import files
 
@@ -263,36 +263,6 @@ def test_init_writes_a_valid_project_whose_ci_runs_commands_that_there_are(proje
 # --- the guide ---------------------------------------------------------------------------------------------
 
 
-def read_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.slow
-def test_the_guide_can_be_followed_word_for_word(tmp_path: Path, shared_home: Path) -> None:
-    home = tmp_path / "home"
-    share_downloads(shared_home, home)
-    script = "set -eo pipefail\n" + "".join(read_blocks("console"))
-    variables = {**os.environ, "BAKER_HOME": str(home), "PATH": f"{BAKER.parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    for told in (
-        "the image test does not know that heading",
-        "hello converges",
-        "<h1>Hello</h1>",
-        "data.greeting changed",
-        "hello:2",
-    ):
-        assert told in done.stdout
-    shutil.rmtree(home)
-
-
 def test_the_guide_names_every_key_and_its_examples_are_valid(project: Project) -> None:
     schema = json.loads(project.run("recipe", "schema").stdout)
     assert schema["$schema"].startswith("https://json-schema.org/")
@@ -300,10 +270,10 @@ def test_the_guide_names_every_key_and_its_examples_are_valid(project: Project) 
     assert [key for key in schema["properties"] if f"| `{key}` |" not in guide] == []
     assert [key for key in LOCAL_SETTINGS if not re.search(rf"^\|[^|]*`{key}`", guide, re.MULTILINE)] == []
     project.recipe("base")
-    for number, block in enumerate(read_blocks("toml")):
+    for number, block in enumerate(read_blocks(GUIDE, "toml")):
         project.recipe(f"example-{number}", toml=block)
     project.run("validate")
-    for block in read_blocks("python"):
+    for block in read_blocks(GUIDE, "python"):
         compile(block, str(GUIDE), "exec")
 
 

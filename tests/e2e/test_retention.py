@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ def project(tmp_path: Path) -> Project:
     """Its catalog holds base:1, upon it web:1 to web:3, of which prod is the second, and base:2."""
     require_root()
     project = make_project(tmp_path / "project", tmp_path / "home")
+    for recipe in ("base", "web"):
+        project.recipe(recipe)
     provider = make_store(project.home)
     with Catalog.open(f"sqlite:///{project.home}/catalog.db", actor="ann") as catalog:
         store_image(catalog, provider, "base")
@@ -68,6 +71,17 @@ def test_prune_says_what_goes_what_stays_and_why(project: Project) -> None:
     assert "nothing is left behind" in project.run("system", "sweep").stdout
     used = project.json("system", "df")["usage"]
     assert [use["files"] for use in used if use["name"] == "unused layers"] == [0]
+
+
+def test_recipes_of_others_are_left_alone_unless_they_are_named(project: Project) -> None:
+    project.write("baker.toml", RULES)
+    shutil.rmtree(project.folder / "recipes" / "web")
+    done = project.run("image", "prune", "--dry-run")
+    assert "web:1" not in done.stdout
+    assert "Not of this project, so left alone: web" in done.stderr
+    assert "web:1" in project.run("image", "prune", "web", "--dry-run").stdout
+    project.write("baker.toml", f"{RULES}[retention.recipes.web]\nkeep_last = 2\n")
+    assert "web:1" in project.run("image", "prune", "--dry-run").stdout
 
 
 def test_prune_of_an_unknown_recipe_is_refused(project: Project) -> None:

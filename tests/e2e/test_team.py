@@ -8,8 +8,8 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-import baker.cli
 from baker.catalog import Catalog
+from baker.cli import make_app
 from baker.errors import BakerError
 from tests.factories import make_build, make_file, make_image, make_layer, make_package, make_provenance
 
@@ -19,6 +19,8 @@ after = "staging"
 soak = "24h"
 require = ["tests", "no-revoked-ancestor", "label:approved-by"]
 """
+
+APP = make_app()
 
 
 class Team:
@@ -36,7 +38,7 @@ class Team:
         """What was printed on stdout; what was said on stderr is in ``told``."""
         environ = {"BAKER_ACTOR": actor, "BAKER_CATALOG": self.url, "BAKER_HOME": str(self.folder / "home")}
         done = CliRunner().invoke(
-            baker.cli.app, ["--project", str(self.folder), *arguments], env=environ, standalone_mode=False
+            APP, ["--project", str(self.folder), *arguments], env=environ, standalone_mode=False
         )
         self.told = done.stderr
         if isinstance(done.exception, BakerError):

@@ -12,9 +12,9 @@ from typing import TextIO
 import pytest
 
 from baker.configurer.events import OperationEnded
-from baker.console import Console
 from baker.errors import HostError
 from baker.progress import RecipeEvent
+from baker.progress_console import ProgressConsole
 
 OpenTerminal = Callable[[int], tuple[TextIO, Callable[[], str]]]
 NAME = "Make a folder whose name says all there is to say about what is in it"
@@ -31,7 +31,7 @@ def open_terminal() -> Iterator[OpenTerminal]:
         termios.tcsetwinsize(theirs, (24, columns))
         terminal = os.fdopen(theirs, "w")
         opened.append((ours, terminal))
-        return terminal, lambda: os.read(ours, 65536).decode().replace("\r\n", "\n")
+        return terminal, lambda: read_all(ours, terminal)
 
     yield open_one
     for ours, terminal in opened:
@@ -39,7 +39,17 @@ def open_terminal() -> Iterator[OpenTerminal]:
         os.close(ours)
 
 
-def show_much(console: Console) -> None:
+def read_all(ours: int, terminal: TextIO) -> str:
+    """Everything that was written to the other end: a mark that is written last comes last."""
+    terminal.write("\0")
+    terminal.flush()
+    said = b""
+    while not said.endswith(b"\0"):
+        said += os.read(ours, 65536)
+    return said[:-1].decode().replace("\r\n", "\n")
+
+
+def show_much(console: ProgressConsole) -> None:
     console.error(HostError("the disk of the builder is full", hint="Free some space; then bake again."))
     ended = OperationEnded(name=NAME, number=1, changed=True, seconds=0.05, nested=False, ignored_error=False)
     console.show(RecipeEvent(bake="01J", recipe="web", event=ended))
@@ -48,7 +58,7 @@ def show_much(console: Console) -> None:
 
 def test_lines_fit_a_terminal_and_nothing_is_lost(open_terminal: OpenTerminal) -> None:
     terminal, read = open_terminal(40)
-    show_much(Console(out=terminal, err=terminal, environ={"NO_COLOR": "1"}))
+    show_much(ProgressConsole(out=terminal, err=terminal, environ={"NO_COLOR": "1"}))
     shown = read()
     assert "\x1b" not in shown
     assert max(map(len, shown.splitlines())) <= 40
@@ -58,19 +68,19 @@ def test_lines_fit_a_terminal_and_nothing_is_lost(open_terminal: OpenTerminal) -
 
 def test_terminal_of_unknown_width_folds_by_itself(open_terminal: OpenTerminal) -> None:
     terminal, read = open_terminal(0)
-    show_much(Console(out=terminal, err=terminal, environ={"TERM": "dumb"}))
+    show_much(ProgressConsole(out=terminal, err=terminal, environ={"TERM": "dumb"}))
     assert f"web     {REASON}\n" in read()
 
 
 def test_styles_are_for_terminals(open_terminal: OpenTerminal) -> None:
     terminal, read = open_terminal(80)
-    show_much(Console(out=terminal, err=terminal, environ={"TERM": "xterm"}))
+    show_much(ProgressConsole(out=terminal, err=terminal, environ={"TERM": "xterm"}))
     assert "\x1b[31mError:\x1b[0m the disk" in read()
 
 
 def test_pipe_gets_whole_lines_without_styles() -> None:
     out, err = io.StringIO(), io.StringIO()
-    show_much(Console(out=out, err=err, environ={"TERM": "xterm", "COLUMNS": "40"}))
+    show_much(ProgressConsole(out=out, err=err, environ={"TERM": "xterm", "COLUMNS": "40"}))
     assert out.getvalue() == f"RECIPE  WHY\nweb     {REASON}\n"
     assert err.getvalue().splitlines() == [
         "Error: the disk of the builder is full",
@@ -81,5 +91,5 @@ def test_pipe_gets_whole_lines_without_styles() -> None:
 
 def test_moving_line_is_cut_visibly(open_terminal: OpenTerminal) -> None:
     terminal, read = open_terminal(20)
-    Console(out=terminal, err=terminal, environ={"NO_COLOR": "1"}).status("  configure one two three")
+    ProgressConsole(out=terminal, err=terminal, environ={"NO_COLOR": "1"}).status("  configure one two three")
     assert read() == "  configure one tw…"

@@ -17,11 +17,11 @@ import pytest
 from baker import identity
 from baker.cancelling import heeding_cancel, request_cancel
 from baker.cli.running import read_log
-from baker.console import Console
 from baker.errors import BakerError, CommandFailed, HostError, Interrupted
 from baker.interrupt import Interruption
 from baker.model import BakeRecord, Stage
 from baker.progress import Note, StageEnded, StageStarted
+from baker.progress_console import ProgressConsole
 from baker.providers.local.store import Store
 from tests.factories import NOON
 
@@ -79,7 +79,7 @@ def test_progress_that_nobody_reads_any_more_stops_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as err:  # noqa: PTH123 - a descriptor
-        console = Console(err=err)
+        console = ProgressConsole(err=err)
         console.say("to nobody")
         console.say("to nobody")
 
@@ -220,7 +220,7 @@ def ended(recipe: str) -> StageEnded:
 
 def test_each_line_of_several_bakes_begins_with_its_recipe() -> None:
     screen = io.StringIO()
-    console = Console(err=screen, out=io.StringIO(), environ={}, several=True)
+    console = ProgressConsole(err=screen, out=io.StringIO(), environ={}, several=True)
     console.show(ended("web"))
     console.show(Note(text="of nobody"))
     assert screen.getvalue().splitlines() == ["web |   configure    1.00 s  one", "web | two", "of nobody"]
@@ -228,13 +228,13 @@ def test_each_line_of_several_bakes_begins_with_its_recipe() -> None:
 
 def test_line_of_one_bake_begins_with_nothing() -> None:
     screen = io.StringIO()
-    Console(err=screen, out=io.StringIO(), environ={}).show(ended("web"))
+    ProgressConsole(err=screen, out=io.StringIO(), environ={}).show(ended("web"))
     assert screen.getvalue().splitlines()[0] == "  configure    1.00 s  one"
 
 
 def test_moving_line_shows_every_bake_that_runs() -> None:
     screen = Terminal()
-    console = Console(err=screen, out=io.StringIO(), environ={"NO_COLOR": "1"}, several=True)
+    console = ProgressConsole(err=screen, out=io.StringIO(), environ={"NO_COLOR": "1"}, several=True)
     console.show(started("base"))
     console.show(started("web"))
     assert screen.getvalue().endswith("\r\x1b[Kbase configure …  ·  web configure …")

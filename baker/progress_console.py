@@ -1,0 +1,158 @@
+"""A console that shows bakes as they go. Apart from ``console``: most commands show none."""
+
+from __future__ import annotations
+
+from baker.comparing import ManifestDifference
+from baker.configurer.events import (
+    ImageTestEnded,
+    ImageTestStarted,
+    OperationEnded,
+    OperationRetried,
+    OperationStarted,
+    RecipeOutput,
+)
+from baker.console import Console, show_seconds, show_size
+from baker.model import Outcome
+from baker.progress import BakeEnded, BakeStarted, Note, Progress, RecipeEvent, StageEnded, StageStarted
+
+NAME_COLUMN = len("unchanged   0.05 s  ")
+"""Where names of operations and tests begin, after their indentation."""
+
+
+class ProgressConsole(Console):
+    """Shows the progress of bakes on stderr, and what they came to."""
+
+    def show(self, progress: Progress) -> None:
+        """Render one event of a bake. Any thread may call this."""
+        self._speaker.recipe = find_recipe(progress) if self._several else ""
+        try:
+            self._render(progress)
+        finally:
+            self._speaker.recipe = ""
+
+    def _render(self, progress: Progress) -> None:
+        match progress:
+            case Note(text=text):
+                self.say(text)
+            case BakeStarted():
+                name = self.style(progress.recipe, "bold")
+                reasons = "; ".join(reason.detail for reason in progress.reasons)
+                self.say(f"{name} for {progress.target}/{progress.arch}: {reasons}")
+                self.say(self.style(f"  bake {progress.bake}", "dim"))
+            case StageStarted():
+                self.status(f"  {progress.stage} …")
+            case StageEnded():
+                mark = self.style("failed", "red") if progress.failed else progress.detail
+                self.say(f"  {progress.stage:<10} {show_seconds(progress.seconds):>8}  {mark}".rstrip())
+            case RecipeEvent():
+                self._show_recipe_event(progress)
+            case BakeEnded():
+                self._show_end(progress)
+
+    def _show_recipe_event(self, progress: RecipeEvent) -> None:
+        match progress.event:
+            case OperationStarted(name=name, number=number, total=total):
+                self.status(f"    {number}/{total} {name} …")
+            case OperationEnded() as ended:
+                verb = "changed  " if ended.changed else "unchanged"
+                if ended.ignored_error:
+                    verb = "ignored  "
+                style = "yellow" if ended.ignored_error else "green" if ended.changed else "dim"
+                indent = "      " if ended.nested else "    "
+                line = f"{indent}{self.style(verb, style)} {show_seconds(ended.seconds):>8}  {ended.name}"
+                self.say(line, hang=len(indent) + NAME_COLUMN)
+            case OperationRetried() as retried:
+                self.say(f"    retrying  {retried.name} ({retried.attempt} of {retried.attempts})")
+            case RecipeOutput(line=line):
+                self.say(self.style(f"    | {line}", "dim"))
+            case ImageTestStarted(name=name):
+                self.status(f"    {name} …")
+            case ImageTestEnded() as test:
+                style = {"passed": "green", "skipped": "yellow"}.get(test.outcome, "red")
+                mark = self.style(f"{test.outcome:<9}", style)
+                self.say(f"    {mark} {show_seconds(test.seconds):>8}  {test.name}", hang=4 + NAME_COLUMN)
+            case _:
+                pass
+
+    def _show_end(self, ended: BakeEnded) -> None:
+        result = ended.result
+        with self._lock:
+            self._statuses.pop(self._recipe_shown, None)
+        if result.outcome is Outcome.FAILED:
+            self.say(f"{self.style('Failed:', 'red')} {result.recipe}: {result.error}")
+            if result.bake:
+                self.say(f"  baker logs {result.bake} shows everything")
+        elif result.outcome is Outcome.BLOCKED:
+            self.say(f"{self.style('Blocked:', 'yellow')} {result.recipe}: {result.reason}")
+        if ended.kept:
+            self.say(f"  The build instance is kept. Look into it: {ended.kept}")
+            self.say(f"  Remove it: baker system sweep --bake {result.bake}")
+        if ended.left_behind:
+            things = ", ".join(
+                f"{left.resource.kind} {left.resource.id} ({left.error})" for left in ended.left_behind
+            )
+            self.say(f"{self.style('Left behind:', 'red')} {things}")
+            self.say(f"  Remove it: baker system sweep --bake {result.bake}")
+        if not self.as_json:
+            self._print_success(ended)
+
+    def _print_success(self, ended: BakeEnded) -> None:
+        result = ended.result
+        if result.outcome is Outcome.UNCHANGED:
+            again = f", verified again in {show_seconds(result.seconds)}" if result.bake else ""
+            self.result_folded(f"unchanged {result.image}{again}: {result.reason}")
+        if result.outcome is not Outcome.BAKED or ended.build is None:
+            return
+        name = self.style(str(result.image), "bold", self._out)
+        seconds = show_seconds(result.seconds)
+        lines = [
+            f"{name}  {show_size(ended.build.size_bytes)}  {ended.build.digest[:19]}  baked in {seconds}"
+        ]
+        if ended.difference is not None and ended.previous is not None:
+            lines.append(f"  against {ended.previous}: {describe_difference(ended.difference)}")
+        times = ", ".join(f"{stage} {show_seconds(spent)}" for stage, spent in result.stages.items())
+        self.result_folded("\n".join([*lines, f"  {times}", f"  Next: baker promote {result.image} dev"]))
+
+
+def find_recipe(progress: Progress) -> str:
+    """Whose bake an event is of."""
+    match progress:
+        case Note():
+            return ""
+        case BakeEnded(result=result):
+            return result.recipe
+        case _:
+            return progress.recipe
+
+
+def describe_difference(difference: ManifestDifference) -> str:
+    """In one line: packages by name, files by number, size."""
+    if difference.empty:
+        return "the same content"
+    parts = []
+    for verb, packages in (
+        ("added", [package.name for package in difference.packages_added]),
+        ("removed", [package.name for package in difference.packages_removed]),
+        (
+            "upgraded",
+            [f"{c.new.name} {c.old.version} to {c.new.version}" for c in difference.packages_upgraded],
+        ),
+        (
+            "downgraded",
+            [f"{c.new.name} {c.old.version} to {c.new.version}" for c in difference.packages_downgraded],
+        ),
+    ):
+        if packages:
+            shown = ", ".join(packages[:4]) + (f" and {len(packages) - 4} more" if len(packages) > 4 else "")
+            parts.append(
+                f"{len(packages)} packages {verb} ({shown})" if len(packages) > 1 else f"{verb} {shown}"
+            )
+    for verb, paths in (
+        ("added", [file.path for file in difference.files_added]),
+        ("removed", [file.path for file in difference.files_removed]),
+        ("changed", [change.new.path for change in difference.files_changed]),
+    ):
+        if paths:
+            parts.append(f"{len(paths)} files {verb}" if len(paths) > 3 else f"{verb} {', '.join(paths)}")
+    sign = "+" if difference.size_delta >= 0 else "-"
+    return "; ".join(parts) + f"; {sign}{show_size(abs(difference.size_delta))}"
