@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
 from baker.catalog.calls import Calls
 from baker.catalog.reading import find_build_number, list_packages, read_layer
 from baker.catalog.schema import build_layers, layers
-from baker.comparing import ManifestDifference, compare_contents, fold_differing
+
+if TYPE_CHECKING:  # imported when it is asked for: most commands compare nothing
+    from baker.comparing import ManifestDifference
 
 
 class CompareCalls(Calls):
@@ -22,6 +25,8 @@ class CompareCalls(Calls):
 
 
 def compare_builds(connection: Connection, old_build: str, new_build: str) -> ManifestDifference:
+    from baker.comparing import compare_contents, fold_differing
+
     stacks = _list_stacks(connection, old_build, new_build)
     old, new = stacks[old_build], stacks[new_build]
     # Where the stacks are the same nothing is read; a layer that both have is read once.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select, update
 
@@ -14,7 +15,9 @@ from baker.catalog.reading import find_channel_names
 from baker.catalog.schema import bakes, builds, channel_moves, image_builds, image_labels, images, leases
 from baker.errors import CatalogError, ConflictError
 from baker.model import ImageStatus
-from baker.retention import Evidence, RunningBake, StoredImage
+
+if TYPE_CHECKING:  # imported when it is asked for: most commands ask nothing of it
+    from baker.retention import Evidence, StoredImage
 
 
 def claim_builds(connection: Connection, bake_id: str, build_ids: Sequence[str]) -> None:
@@ -46,6 +49,8 @@ def load_evidence(connection: Connection, dead_bakes: Collection[str]) -> Eviden
 
 
 def _load_evidence(connection: Connection, dead_bakes: Collection[str]) -> Evidence:
+    from baker.retention import Evidence, RunningBake
+
     # Bakes before images: one that ends in between has registered its image by then.
     running = select(bakes.c.id, bakes.c.recipe, bakes.c.uses).where(bakes.c.outcome.is_(None))
     at_work = [
@@ -87,6 +92,8 @@ def _load_images(connection: Connection) -> tuple[list[StoredImage], dict[str, s
     named = select(image_labels.c.image, image_labels.c.key, image_labels.c.value)
     for image, key, value in connection.execute(named.join(images).where(there)):
         labels[image][key] = value
+    from baker.retention import StoredImage
+
     columns = (images.c.number, images.c.recipe, images.c.version, images.c.status, images.c.created)
     stored = [
         StoredImage(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from sqlalchemy import Connection
 
@@ -13,7 +13,9 @@ from baker.catalog.importing import import_catalog
 from baker.catalog.rebuilding import restore_build
 from baker.layer import Layer
 from baker.model import Build, Image, Package
-from baker.sidecar import Issue
+
+if TYPE_CHECKING:
+    from baker.sidecar import Issue
 
 
 class MovingCalls(Calls):

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
 
@@ -29,7 +29,9 @@ from baker.catalog.schema import (
     recipes,
 )
 from baker.model import Artifact, ImageStatus
-from baker.retention import Evidence, Key
+
+if TYPE_CHECKING:
+    from baker.retention import Evidence, Key
 
 CHUNK = 10_000
 """Values in one statement; SQLite takes 32,766."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, case, insert, select, update
 
@@ -15,7 +15,9 @@ from baker.catalog.schema import builds, image_builds, images, recipes
 from baker.catalog.writing import insert_build, insert_layers, insert_packages, link_build, list_places
 from baker.layer import Layer
 from baker.model import Build, Image, ImageStatus, Package
-from baker.sidecar import Issue
+
+if TYPE_CHECKING:
+    from baker.sidecar import Issue
 
 REBUILT = "rebuilt"
 """The event of an image that was restored from what its artifact tells."""

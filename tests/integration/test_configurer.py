@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import py_compile
 import re
@@ -761,6 +762,8 @@ configure(request, None, on_event=print, log=lambda line: print(line, flush=True
     while is_running(bwrap) or is_running(sandboxed):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+    with contextlib.suppress(ChildProcessError):  # starting machines made this process adopt orphans
+        os.waitpid(bwrap, 0)
 
 
 def is_running(pid: int) -> bool:
