@@ -294,7 +294,8 @@ def verify_again(bake: Bake, build: Build) -> None:
         raise ImageTestError(
             f"{error}\n{reference} was not baked again, and stays available as it is: "
             "its inputs are unchanged, only its image tests are not",
-            hint=f"Mend the tests, or the recipe: then baker bake {bake.recipe.name} makes the next version.",
+            hint=f"Mend the tests, or the recipe: then baker bake {bake.recipe.name} makes the next version. "
+            f"If it must not be used: baker image revoke {reference} --reason …",
         ) from error
     bake.kitchen.catalog.record_image_tests(build.id, image_tests)
 
