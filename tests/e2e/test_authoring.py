@@ -114,6 +114,7 @@ def assert_nothing_is_kept(project: Project) -> None:
 WATCHING = "watching (enter: shell"
 
 
+@pytest.mark.slow
 def test_each_saved_change_is_applied_and_tested_on_the_same_machine(project: Project, at_terminal) -> None:
     person = at_terminal("try", "greet")
     assert "2 operations changed, 1 image test passed" in person.wait_for(WATCHING)

@@ -24,7 +24,9 @@ TOLD = {
         "it has no label approved-by",
         "refused",
         "leased by load-tests",
-        "hello:1 is restored",
+        "hello:1 is available",
+        "prod has nothing left to fall back to",
+        "hello:2          restored",
         "<h1>Welcome</h1>",
     ),
 }

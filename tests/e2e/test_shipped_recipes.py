@@ -60,6 +60,7 @@ def test_image_is_listed_shown_resolved_and_promoted(shipped: Project) -> None:
     assert shipped.json("image", "show", "web:1")["history"][0]["reason"] == "first"
 
 
+@pytest.mark.slow
 def test_same_inputs_give_the_same_digest_in_an_empty_store(shipped: Project, tmp_path: Path) -> None:
     other = copy_shipped_project(tmp_path / "elsewhere", tmp_path / "home")
     seed_packages(shipped.home, other.home)

@@ -102,6 +102,7 @@ def assert_plan_is_empty(project: Project, *arguments: str) -> None:
 # --- root file systems ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_recipe_is_baked_from_an_archive_until_the_archive_changes(
     project: Project, root_archive: Path
 ) -> None:
@@ -143,6 +144,7 @@ def test_broken_off_archive_is_refused_and_its_whole_copy_bakes(project: Project
     project.bake("web")
 
 
+@pytest.mark.slow
 def test_recipe_is_baked_from_an_image_layout(project: Project, root_archive: Path) -> None:
     layout = project.folder / "layout"
     above = io.BytesIO()
@@ -241,6 +243,7 @@ def proxied(project: Project, keys: list[Path], tmp_path: Path) -> Iterator[tupl
                 proxy.kill()
 
 
+@pytest.mark.slow
 def test_repository_behind_a_proxy_is_kept_in_the_image_and_the_proxy_is_not_and_then_no_network_is_needed(
     project: Project, proxied: tuple[list[str], Path], keys: list[Path]
 ) -> None:
