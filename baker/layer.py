@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from baker.model import FileEntry
 
@@ -36,18 +38,21 @@ def encode_layer(layer: Layer) -> bytes:
 def decode_layer(blob: bytes) -> Layer:
     """The inverse; older ones named a ``parent`` too. Raises ValueError, KeyError or zlib.error."""
     text = json.loads(zlib.decompress(blob))
-    files = tuple(
-        FileEntry(
-            path=path,
-            kind=kind,
-            mode=mode,
-            uid=uid,
-            gid=gid,
-            size=size,
-            digest=digest,
-            link=link,
-            xattrs=tuple((name, value) for name, value in xattrs),
-        )
-        for path, kind, mode, uid, gid, size, digest, link, xattrs in text["files"]
-    )
+    files = tuple(map(make_file, text["files"]))
     return Layer(digest=text["digest"], removed=tuple(text["removed"]), files=files)
+
+
+def make_file(row: Sequence[Any]) -> FileEntry:
+    """One element of a layer's ``files``, as they are kept."""
+    path, kind, mode, uid, gid, size, digest, link, xattrs = row
+    return FileEntry(
+        path=path,
+        kind=kind,
+        mode=mode,
+        uid=uid,
+        gid=gid,
+        size=size,
+        digest=digest,
+        link=link,
+        xattrs=tuple((name, value) for name, value in xattrs),
+    )

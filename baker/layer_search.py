@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from baker.model import FileEntry
 from baker.versions import GLOB
 
 Row = Sequence[Any]
@@ -116,18 +115,3 @@ def list_folders(path: str) -> list[str]:
     """Those that a path lies in, the root too."""
     parts = path.split("/")
     return ["/".join(parts[:length]) or "/" for length in range(1, len(parts)) if path != "/"]
-
-
-def make_file(row: Row) -> FileEntry:
-    path, kind, mode, uid, gid, size, digest, link, xattrs = row
-    return FileEntry(
-        path=path,
-        kind=kind,
-        mode=mode,
-        uid=uid,
-        gid=gid,
-        size=size,
-        digest=digest,
-        link=link,
-        xattrs=tuple((name, value) for name, value in xattrs),
-    )

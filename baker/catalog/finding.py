@@ -31,7 +31,8 @@ from baker.catalog.schema import (
     packages,
 )
 from baker.errors import CatalogError
-from baker.layer_search import ByContent, ByPath, Looked, list_folders, make_file, read_facts, see
+from baker.layer import make_file
+from baker.layer_search import ByContent, ByPath, Looked, list_folders, read_facts, see
 from baker.model import FileEntry, ImageStatus, Package
 from baker.versions import GLOB, PackageQuestion
 

@@ -11,6 +11,7 @@ import typer
 
 from baker.cli import groups
 from baker.cli.completion import complete_recipe, complete_reference
+from baker.cli.images import lease_json
 from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
 from baker.console import Console, show_age, show_size
 from baker.errors import BadReference, UsageError
@@ -240,7 +241,7 @@ def list_leases(
         description = catalog.description
     now = datetime.now(UTC)
     if as_json:
-        console.result_json({"leases": [lease_json(lease, now) for lease in leases]})
+        console.result_json({"leases": [held_lease_json(lease, now) for lease in leases]})
         return 0
     if not leases:
         console.say("No leases. Claim an image: baker lease add REF --owner NAME")
@@ -282,7 +283,7 @@ def add_lease(
         image = catalog.resolve(Reference.parse(reference), allow_unusable=True)
         lease = catalog.add_lease(image.recipe, image.version, owner=owner, expires=ends, reason=reason)
     if as_json:
-        console.result_json({"lease": lease_json(lease, now)})
+        console.result_json({"lease": held_lease_json(lease, now)})
     else:
         console.result(lease.id)
         console.say(f"{lease.owner} leases {lease.reference} {describe_term(lease, now)}")
@@ -300,7 +301,7 @@ def remove_lease(
     with open_catalog(options.settings()) as catalog:
         lease = catalog.release_lease(lease_id)
     if as_json:
-        console.result_json({"lease": lease_json(lease, datetime.now(UTC))})
+        console.result_json({"lease": held_lease_json(lease, datetime.now(UTC))})
     else:
         console.result(f"released {lease.id}: {lease.owner} does not need {lease.reference} any more")
     return 0
@@ -372,15 +373,5 @@ def pruned_json(pruned: Pruned | None) -> dict[str, Any]:
     }
 
 
-def lease_json(lease: Lease, now: datetime) -> dict[str, Any]:
-    return {
-        "id": lease.id,
-        "image": lease.reference,
-        "owner": lease.owner,
-        "actor": lease.actor,
-        "reason": lease.reason,
-        "created": lease.created,
-        "expires": lease.expires,
-        "released": lease.released,
-        "holds": lease.holds_at(now),
-    }
+def held_lease_json(lease: Lease, now: datetime) -> dict[str, Any]:
+    return {**lease_json(lease), "holds": lease.holds_at(now)}

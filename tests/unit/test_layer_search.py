@@ -6,8 +6,8 @@ import zlib
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from baker.layer import encode_layer
-from baker.layer_search import ByContent, ByPath, list_folders, make_file, read_facts, see
+from baker.layer import encode_layer, make_file
+from baker.layer_search import ByContent, ByPath, list_folders, read_facts, see
 from baker.manifest import fold_layers
 from tests.factories import make_file as make_entry
 from tests.factories import make_layer
