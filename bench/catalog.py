@@ -124,7 +124,7 @@ def ask(url: str) -> dict[str, tuple[float, float]]:
         recipes = catalog.recipes()
 
         def resolve() -> None:
-            catalog.resolve(Reference(recipe=chance.choice(recipes), channel="prod"))
+            catalog.resolve(Reference(recipe=chance.choice(recipes), channel="prod"), allow_unusable=True)
 
         def list_recipe() -> None:
             assert catalog.images(chance.choice(recipes), limit=50)
@@ -132,7 +132,7 @@ def ask(url: str) -> dict[str, tuple[float, float]]:
         def compare() -> None:
             recipe = chance.choice(recipes)
             old, new = (
-                catalog.resolve(Reference(recipe=recipe, channel=name)).builds[0].id
+                catalog.resolve(Reference(recipe=recipe, channel=name), allow_unusable=True).builds[0].id
                 for name in ("prod", "dev")
             )
             catalog.compare(old, new)
@@ -143,7 +143,9 @@ def ask(url: str) -> dict[str, tuple[float, float]]:
             assert catalog.find_package(question, Scope(limit=50)).total
 
         def draw_tree() -> None:
-            image = catalog.resolve(Reference(recipe=chance.choice(recipes), channel="prod"))
+            image = catalog.resolve(
+                Reference(recipe=chance.choice(recipes), channel="prod"), allow_unusable=True
+            )
             catalog.family(image.recipe, image.version)
 
         def plan_prune() -> None:
