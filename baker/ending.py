@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from baker import identity
-from baker.catalog import Catalog
-from baker.comparing import ManifestDifference
 from baker.errors import BakerError, CatalogError, Interrupted
 from baker.kitchen import Bake
 from baker.log import pack_log
@@ -100,9 +98,8 @@ def describe_success(ended: BakeEnded, bake: Bake, image: Image) -> BakeEnded:
     if build is None or previous is None:
         return replace(ended, build=build)
     reference, before = previous
-    return replace(
-        ended, build=build, previous=reference, difference=difference(bake.kitchen.catalog, before, build)
-    )
+    difference = bake.kitchen.catalog.compare(before.id, build.id)
+    return replace(ended, build=build, previous=reference, difference=difference)
 
 
 def previous_build(bake: Bake, image: Image) -> tuple[str, Build] | None:
@@ -111,7 +108,3 @@ def previous_build(bake: Bake, image: Image) -> tuple[str, Build] | None:
         if other.version < image.version and build is not None:
             return other.reference, build
     return None
-
-
-def difference(catalog: Catalog, old: Build, new: Build) -> ManifestDifference:
-    return catalog.compare(old.id, new.id)

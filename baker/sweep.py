@@ -87,11 +87,12 @@ def find_unfinished(
     where the image is in use without it.
     """
     waiting = catalog.unfinished()
-    here = {record.id for record in (catalog.bakes() if waiting else ()) if is_of_store(record, home)}
+    records = catalog.bakes() if waiting else ()
+    here = {record.id for record in records if is_of_store(record, home)}
     busy = {
         record.recipe
-        for record in (catalog.bakes(running_only=True) if waiting else ())
-        if not is_of_store(record, home) or identity.is_alive(home, record.id)
+        for record in records
+        if record.outcome is None and (record.id not in here or identity.is_alive(home, record.id))
     }
     return [
         (image, builds)

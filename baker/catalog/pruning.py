@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import Connection, Row, bindparam, delete, exists, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, insert, select, update
 
 from baker.catalog.calls import Calls
 from baker.catalog.database import DatabaseNow, lock_table
 from baker.catalog.evidence import claim_builds, load_evidence
+from baker.catalog.reading import make_artifact
 from baker.catalog.schema import (
     artifacts,
     build_layers,
@@ -219,18 +220,6 @@ def list_exclusive_artifacts(
     return dict(exclusive)
 
 
-def _make_artifact(row: Row[Any]) -> Artifact:
-    return Artifact(
-        id=row.id,
-        target=row.target,
-        arch=row.arch,
-        kind=row.kind,
-        store=row.store,
-        size_bytes=row.size_bytes,
-        details=row.details,
-    )
-
-
 def list_pending(connection: Connection) -> list[PendingDeletion]:
     """See ``PruneCalls.pending_deletions``."""
     links = images.join(image_builds).join(builds)
@@ -241,7 +230,7 @@ def list_pending(connection: Connection) -> list[PendingDeletion]:
         found[recipe, version] = []
     named = select(images.c.recipe, images.c.version, *artifacts.c).select_from(links.join(artifacts))
     for row in connection.execute(named.where(marked, ~_is_held).order_by(artifacts.c.number)):
-        found[row.recipe, row.version].append(_make_artifact(row))
+        found[row.recipe, row.version].append(make_artifact(row))
     return [
         PendingDeletion(recipe=recipe, version=version, artifacts=tuple(mine))
         for (recipe, version), mine in found.items()

@@ -160,18 +160,21 @@ def _load_builds(connection: Connection, *conditions: ColumnElement[bool]) -> di
     of_build: defaultdict[int, list[Artifact]] = defaultdict(list)
     wanted = select(artifacts).join(builds).where(*conditions).order_by(artifacts.c.number)
     for row in connection.execute(wanted):
-        artifact = Artifact(
-            id=row.id,
-            target=row.target,
-            arch=row.arch,
-            kind=row.kind,
-            store=row.store,
-            size_bytes=row.size_bytes,
-            details=row.details,
-        )
-        of_build[row.build].append(artifact)
+        of_build[row.build].append(make_artifact(row))
     rows = connection.execute(select(builds).where(*conditions))
     return {row.number: _make_build(row, of_build[row.number]) for row in rows}
+
+
+def make_artifact(row: Row[Any]) -> Artifact:
+    return Artifact(
+        id=row.id,
+        target=row.target,
+        arch=row.arch,
+        kind=row.kind,
+        store=row.store,
+        size_bytes=row.size_bytes,
+        details=row.details,
+    )
 
 
 def _make_build(row: Row[Any], of_build: Sequence[Artifact]) -> Build:
