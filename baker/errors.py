@@ -55,6 +55,14 @@ class MachineError(BakerError):
     """A machine did not start, died, or cannot be reached."""
 
 
+class MachineReclaimed(MachineError):
+    """The provider took the machine back (a spot instance): the same once more may succeed."""
+
+
+class CloudError(BakerError):
+    """A cloud refused a call or did not answer; the message names the call and, for a right, the action."""
+
+
 class CommandFailed(BakerError):
     """A command that had to succeed did not."""
 

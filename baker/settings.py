@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from baker.ages import AGE
+from baker.aws_settings import AWS_ACCESS, AWS_RESULT_SETTINGS, AWS_SETTINGS
 from baker.errors import SettingsError, UsageError
 from baker.gates import REQUIREMENT
 from baker.model import CHANNEL_NAME, LATEST, TargetSpec
@@ -88,8 +89,17 @@ LOCAL_SETTINGS: Mapping[str, Schema] = {
 }
 """Settings of the local target, in baker.toml's [local] and in a recipe's [targets.local]."""
 
-RESULT_NEUTRAL_SETTINGS: Mapping[str, frozenset[str]] = {"local": frozenset({"http_proxy", "memory", "pids"})}
-"""Settings that never change what a bake comes to, so that they stay out of the fingerprint."""
+TARGET_SETTINGS: Mapping[str, Mapping[str, Schema]] = {
+    "local": LOCAL_SETTINGS,
+    "aws": {**AWS_SETTINGS, **AWS_ACCESS},
+}
+"""What a target's table in baker.toml, and BAKER_* variables, may say."""
+
+RESULT_SETTINGS: Mapping[str, frozenset[str]] = {
+    "local": frozenset(LOCAL_SETTINGS) - {"http_proxy", "memory", "pids"},
+    "aws": AWS_RESULT_SETTINGS,
+}
+"""Settings that can change what a bake comes to: the fingerprint covers them, and no others."""
 
 _RETENTION_RULES: Mapping[str, Schema] = {
     "keep_last": {
@@ -155,13 +165,15 @@ PROJECT_SCHEMA: Schema = {
             "title": "sqlite:///PATH or postgresql://HOST/NAME",
         },
         "recipes": {"type": "string", "pattern": r"\S", "title": "a folder of the project"},
-        "local": {
-            "type": "object",
-            "title": "a table",
-            "properties": LOCAL_SETTINGS,
-            "additionalProperties": False,
+        **{
+            target: {
+                "type": "object",
+                "title": "a table",
+                "properties": properties,
+                "additionalProperties": False,
+            }
+            for target, properties in TARGET_SETTINGS.items()
         },
-        "aws": {"type": "object", "title": "a table"},
         "channels": {"type": "object", "title": "a table", "additionalProperties": _GATE},
         "clean": {
             "type": "object",
@@ -210,7 +222,7 @@ class Settings:
     channels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clean: Mapping[str, str] = field(default_factory=dict)
     retention: Mapping[str, Any] = field(default_factory=dict)
-    variables: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def find_project(start: Path, explicit: Path | None = None) -> Path:
@@ -277,8 +289,7 @@ def target_settings(settings: Settings, spec: TargetSpec) -> dict[str, Any]:
 
 def result_settings(target: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The part of ``target_settings`` that can change a build: what its fingerprint covers."""
-    neutral = RESULT_NEUTRAL_SETTINGS.get(target, frozenset())
-    return {key: value for key, value in values.items() if key not in neutral}
+    return {key: value for key, value in values.items() if key in RESULT_SETTINGS[target]}
 
 
 def _read_project(project: Path) -> Document:
@@ -340,22 +351,19 @@ def _find_proxy(variables: Mapping[str, str]) -> dict[str, str]:
     return {"http_proxy": proxy} if proxy else {}
 
 
-def _target_variables(target: str, variables: Mapping[str, str]) -> dict[str, str]:
-    prefix = f"BAKER_{target.upper()}_"
-    found = {}
+def _target_variables(target: str, variables: Mapping[str, str]) -> dict[str, Any]:
+    prefix, schemas = f"BAKER_{target.upper()}_", TARGET_SETTINGS[target]
+    found: dict[str, Any] = {}
     for name, value in variables.items():
         if not name.startswith(prefix):
             continue
         key = name.removeprefix(prefix).lower()
-        if target == "local":
-            if key not in LOCAL_SETTINGS:
-                offered = nearest(name, [prefix + known.upper() for known in LOCAL_SETTINGS])
-                raise SettingsError(f"unknown variable {name}{offered}")
-            if "pattern" not in LOCAL_SETTINGS[key]:
-                raise SettingsError(
-                    f"{name}: {key} is {LOCAL_SETTINGS[key]['title']}: set it in {PROJECT_FILE}"
-                )
-            if not re.search(LOCAL_SETTINGS[key]["pattern"], value):
-                raise SettingsError(f"{name} must be {LOCAL_SETTINGS[key]['title']}, not {describe(value)}")
-        found[key] = value
+        if key not in schemas:
+            offered = nearest(name, [prefix + known.upper() for known in schemas])
+            raise SettingsError(f"unknown variable {name}{offered}")
+        if "pattern" not in schemas[key]:
+            raise SettingsError(f"{name}: {key} is {schemas[key]['title']}: set it in {PROJECT_FILE}")
+        if not re.search(schemas[key]["pattern"], value):
+            raise SettingsError(f"{name} must be {schemas[key]['title']}, not {describe(value)}")
+        found[key] = value == "true" if schemas[key].get("type") == "boolean" else value
     return found

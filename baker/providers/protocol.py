@@ -82,6 +82,7 @@ class ResolvedSource:
 
     source: Source
     digest: str
+    arch: str
     settings: Mapping[str, Any]
     artifact: Artifact | None = None
     parent: Build | None = None
@@ -104,13 +105,18 @@ class Provider(Protocol):
     """The code that knows one target."""
 
     target: str
-    arch: str
+
+    def archs(self, settings: Mapping[str, Any]) -> Sequence[str]:
+        """The architectures (``x86_64``, ``arm64``) that a recipe with these settings of the target is baked
+        for, the first one first."""
 
     def check(self) -> None:
         """Raise HostError if this process cannot bake here, naming what is missing and what brings it."""
 
-    def resolve(self, source: Source, parent: Build | None, settings: Mapping[str, Any]) -> ResolvedSource:
-        """Pin a source; ``settings`` are those of the recipe on this target.
+    def resolve(
+        self, source: Source, parent: Build | None, settings: Mapping[str, Any], arch: str
+    ) -> ResolvedSource:
+        """Pin a source; ``settings`` are those of the recipe on this target, ``parent`` is for ``arch``.
 
         Raises SourceError. Starts nothing; well under a second when nothing moved.
         """
@@ -118,7 +124,8 @@ class Provider(Protocol):
     def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:
         """A build instance made from ``source``, booted. Everything it makes is registered with ``teardown``.
 
-        Raises SourceError, StoreError, HostError or MachineError.
+        Raises SourceError, StoreError, HostError or MachineError. The machine raises MachineReclaimed when the
+        provider takes it back; launched once more for the same bake, it is one that is not taken back.
         """
 
     def seal(self, machine: Machine) -> None:
@@ -145,8 +152,29 @@ class Provider(Protocol):
     def describe_access(self, machine: Resource) -> str:
         """The command that opens a shell in a machine that was kept after a failure."""
 
-    def distribute(self, build: Build, labels: Mapping[str, str]) -> tuple[Artifact, ...]:
-        """Copy to every place that the target names; all or none. Returns every artifact of the build."""
+    def distribute(
+        self,
+        build: Build,
+        labels: Mapping[str, str],
+        teardown: Teardown,
+        settings: Mapping[str, Any] | None = None,
+    ) -> tuple[Artifact, ...]:
+        """Bring the build to every place that the target names; all or none. Returns every artifact of it.
+
+        ``settings`` are the target's as they are now (``image publish``); None: those that it was captured
+        with. Idempotent: what is there already is used. Copies made are registered with ``teardown`` and kept
+        once all are there.
+        """
+
+    def publish_channel(self, recipe: str, channel: str, builds: Sequence[Build]) -> Sequence[str]:
+        """Point what others follow (an SSM parameter per region) to the builds that a channel holds now.
+
+        Called after the catalog's commit. Returns the places that lag behind, each with why.
+        """
+
+    def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
+        """Of these artifacts' ids those that something at the provider uses right now (an instance, a launch
+        template, …), with what that is."""
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact is really there and usable from here."""

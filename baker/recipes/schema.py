@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from baker.aws_settings import AWS_SETTINGS
 from baker.settings import LOCAL_SETTINGS
 from baker.toml_file import Schema
 
@@ -90,7 +91,12 @@ RECIPE_SCHEMA: Schema = {
                     "additionalProperties": False,
                     "properties": {"from": FROM, "data": DATA, **LOCAL_SETTINGS},
                 },
-                "aws": {"type": "object", "title": "a table", "properties": {"from": FROM, "data": DATA}},
+                "aws": {
+                    "type": "object",
+                    "title": "a table",
+                    "additionalProperties": False,
+                    "properties": {"from": FROM, "data": DATA, **AWS_SETTINGS},
+                },
             },
         },
     },

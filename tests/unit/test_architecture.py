@@ -17,6 +17,7 @@ PURE = (
     "leases",
     "gates",
     "ages",
+    "aws_settings",
     "channels",
     "life",
     "manifest",
@@ -32,7 +33,7 @@ PURE = (
     "sidecar",
     "toml_file",
 )
-ADAPTERS = ("providers.local", "catalog", "configurer")
+ADAPTERS = ("providers.aws", "providers.local", "catalog", "configurer")
 ONLY_THERE = {
     "typer": ("cli",),
     "sqlalchemy": ("catalog",),
@@ -40,6 +41,8 @@ ONLY_THERE = {
     "pyinfra": ("configurer",),
     "testinfra": ("configurer",),
     "boto3": ("providers.aws",),
+    "botocore": ("providers.aws",),
+    "paramiko": ("providers.aws",),
     "fcntl": ("providers.local", "identity"),
 }
 

@@ -131,7 +131,8 @@ def test_configured_proxy_of_the_environment_is_the_default():
 def test_proxy_is_not_part_of_what_a_build_depends_on():
     values = {"mirror": "http://m/debian", "http_proxy": "http://p:1"}
     assert result_settings("local", values) == {"mirror": "http://m/debian"}
-    assert result_settings("aws", {"region": "eu-west-1"}) == {"region": "eu-west-1"}
+    aws = {"region": "eu-west-1", "root_volume": {"size": 16}}
+    assert result_settings("aws", aws) == {"root_volume": {"size": 16}}
 
 
 def test_aws_table_is_kept_as_it_is(tmp_path):
