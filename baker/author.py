@@ -29,10 +29,10 @@ from baker.errors import BakerError, Interrupted
 from baker.fingerprint import LITTER
 from baker.interrupt import Interruption
 from baker.log import BakeLog
-from baker.model import Recipe, Resource, Stage
+from baker.model import Recipe, Stage
 from baker.progress import Note, Progress, RecipeEvent, StageEnded, StageStarted, count
 from baker.providers.protocol import Machine, Provider, ResolvedSource
-from baker.teardown import LeftBehind, Teardown
+from baker.teardown import LeftBehind, Teardown, describe_resource
 
 SETTLE_SECONDS = 0.05
 """Editors write a file in several steps: a change is one once nothing moves for this long."""
@@ -302,8 +302,7 @@ def launch(trial_id: str, recipe: Recipe, workshop: Workshop, log: BakeLog, tear
 
 
 def describe_left_behind(left: LeftBehind) -> str:
-    resource: Resource = left.resource
-    return f"Left behind: {resource.kind} {resource.id}: {left.error}. Remove it: baker system sweep"
+    return f"Left behind: {describe_resource(left.resource)}: {left.error}. Remove it: baker system sweep"
 
 
 @contextmanager

@@ -173,9 +173,9 @@ def resolve_source(bake: Bake) -> ResolvedSource:
     source = bake.recipe.targets[entry.target].source
     parent = None
     if isinstance(source, Reference):
-        image = resolve_parent(bake.kitchen.catalog, source)
-        parent = image.build_for(entry.target, entry.arch)
-    return knowledge.resolve(bake.recipe, entry.target, parent)
+        place = entry.target, entry.arch
+        parent = resolve_parent(bake.kitchen.catalog, source, place=place).build_for(*place)
+    return knowledge.resolve(bake.recipe, entry.target, entry.arch, parent)
 
 
 def claim_builds(bake: Bake, build_ids: Sequence[str]) -> None:
@@ -317,13 +317,13 @@ def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str
 
 def wanted_places(bake: Bake) -> list[tuple[str, str]]:
     """The targets and architectures that make a version of this recipe complete."""
-    providers = bake.kitchen.providers
-    return [(target, providers[target].arch) for target in bake.recipe.targets if target in providers]
+    archs = bake.kitchen.knowledge.archs
+    return [(target, arch) for target in bake.recipe.targets for arch in archs(bake.recipe, target)]
 
 
 def distribute(bake: Bake, image: Image, build: Build) -> Image:
     """Bring the build to every place of its target; then the image is available."""
     wanted = format_wanted(wanted_places(bake))
     labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id, "wanted": wanted}
-    artifacts = bake.provider.distribute(build, labels)
+    artifacts = bake.provider.distribute(build, labels, bake.teardown)
     return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})

@@ -15,7 +15,11 @@ from baker.log import pack_log
 from baker.model import BakeResult, Build, Image, Outcome, Stage
 from baker.plan import Action, describe_reasons
 from baker.progress import BakeEnded
-from baker.teardown import LeftBehind
+from baker.sweep import KEPT
+from baker.teardown import LeftBehind, describe_resource
+
+MACHINES = ("machine", "instance")
+"""The kinds of resources that a shell can be opened in."""
 
 
 def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnded:
@@ -31,7 +35,7 @@ def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnd
     if kept is None:
         left = tear_down(bake)
     for item in left:
-        bake.log.write(f"left behind: {item.resource.kind} {item.resource.id}: {item.error}")
+        bake.log.write(f"left behind: {describe_resource(item.resource)}: {item.error}")
     baked = Outcome.UNCHANGED if entry.action is Action.VERIFY else Outcome.BAKED
     outcome = baked if image else Outcome.FAILED
     message = None if error is None else str(error) + (f"\n{error.hint}" if error.hint else "")
@@ -84,9 +88,13 @@ def written_if_possible(bake: Bake) -> Iterator[None]:
 
 def keep_machine(bake: Bake) -> str | None:
     """Leave the failed build instance for a look, if there is one; `baker system sweep --bake` removes it."""
-    machine = next((item for item in bake.teardown.resources if item.kind == "machine"), None)
+    kept = bake.teardown.resources
+    machine = next((item for item in reversed(kept) if item.kind in MACHINES), None)
     if machine is None:
         return None
+    for item in kept:
+        if item.place:  # others could take it for left behind
+            bake.kitchen.catalog.exists(bake.id, replace(item, details={**item.details, KEPT: True}))
     identity.mark_kept(bake.kitchen.settings.home, bake.id)
     return bake.provider.describe_access(machine)
 

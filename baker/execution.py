@@ -13,7 +13,7 @@ from dataclasses import replace
 from baker import identity
 from baker.bake import bake
 from baker.catalog import Catalog
-from baker.errors import BadReference, ConflictError, Interrupted
+from baker.errors import BadReference, BakerError, ConflictError, Interrupted
 from baker.kitchen import Kitchen
 from baker.knowledge import resolve_parent
 from baker.life import list_warnings
@@ -33,9 +33,32 @@ Ended = queue.SimpleQueue[tuple[Node, BakeResult | BaseException]]
 def plan_bakes(
     recipes: Mapping[str, Recipe], kitchen: Kitchen, *, selected: Sequence[str] | None, force: bool = False
 ) -> tuple[PlanEntry, ...]:
-    """What would be baked, and why. Starts nothing."""
-    archs = {name: (provider.arch,) for name, provider in kitchen.providers.items()}
-    return make_plan(recipes, kitchen.knowledge, archs=archs, selected=selected, force=force)
+    """What would be baked for the kitchen's targets, and why. Starts nothing."""
+    knowledge, targets = kitchen.knowledge, kitchen.targets
+
+    def find_archs(recipe: Recipe, target: str) -> Sequence[str]:
+        return knowledge.archs(recipe, target) if targets is None or target in targets else ()
+
+    return make_plan(recipes, knowledge, archs=find_archs, selected=selected, force=force)
+
+
+def plan_carried(
+    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], kitchen: Kitchen
+) -> tuple[PlanEntry, ...]:
+    """What is known of the targets that were not asked for, of every recipe that is baked.
+
+    Their builds go on into the next versions where they are up to date. What cannot be told from here
+    (a right, a credential is missing) is not carried over, and stops nothing.
+    """
+    names = sorted({entry.recipe for entry in plan if entry.action is Action.BAKE})
+    if kitchen.targets is None or not names:
+        return ()
+    others = frozenset(kitchen.providers) - frozenset(kitchen.targets)
+    found: list[PlanEntry] = []
+    for target in sorted(others):
+        with suppress(BakerError, OSError):
+            found += plan_bakes(recipes, replace(kitchen, targets={target}), selected=names)
+    return tuple(found)
 
 
 def list_source_warnings(
@@ -68,7 +91,9 @@ def execute_plan(
     Raises Interrupted after every bake that was broken off is cleaned up and reported.
     """
     if any(entry.action in WORK for entry in plan):
-        sweep_dead_bakes(kitchen.catalog, kitchen.providers, kitchen.settings.home)
+        targets = {entry.target for entry in plan}
+        concerned = {name: provider for name, provider in kitchen.providers.items() if name in targets}
+        sweep_dead_bakes(kitchen.catalog, concerned, kitchen.settings.home, ask={"local"} & targets)
     with kitchen.interruption.shielded():
         results = _execute_in_threads(recipes, plan, kitchen, jobs=jobs, wait=wait)
     kitchen.interruption.check()
@@ -84,6 +109,7 @@ def _execute_in_threads(
     thread that started it.
     """
     nodes = {node_of(entry): entry for entry in plan}
+    others = [*plan, *plan_carried(recipes, plan, kitchen)]
     waiting = dict(nodes)
     threads: dict[Node, threading.Thread] = {}
     ended: Ended = queue.SimpleQueue()
@@ -101,7 +127,9 @@ def _execute_in_threads(
             elif parent in results and results[parent].outcome in FAILURES:
                 results[node] = report_blocked(entry, f"its parent {parent[0]} was not baked", kitchen)
             elif len(threads) < jobs:
-                carried = [other.build.id for other in plan if is_carried_with(other, entry) and other.build]
+                carried = [
+                    other.build.id for other in others if is_carried_with(other, entry) and other.build
+                ]
                 own = replace(kitchen, interruption=kitchen.interruption.part())
                 work = functools.partial(bake_in_turn, recipes, entry, carried, own, wait=wait)
                 threads[node] = threading.Thread(target=_tell_end, args=(node, work, ended))
@@ -140,9 +168,10 @@ def parent_of(recipes: Mapping[str, Recipe], entry: PlanEntry) -> Node | None:
 
 
 def is_carried_with(other: PlanEntry, entry: PlanEntry) -> bool:
-    """Whether ``other`` is the same recipe on another target whose build goes on into the next version."""
+    """Whether ``other`` is the same recipe on another target or architecture, whose build goes on into the
+    next version."""
     kept = other.action in (Action.SKIP, Action.VERIFY)
-    return other.recipe == entry.recipe and other.target != entry.target and kept
+    return other.recipe == entry.recipe and node_of(other) != node_of(entry) and kept
 
 
 # --- one recipe ---------------------------------------------------------------------------------------

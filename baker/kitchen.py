@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +27,8 @@ from baker.teardown import Teardown
 class Kitchen:
     """What bakes are run with. ``environ`` holds what recipes may ask for by name, secrets among it.
 
-    ``enter_failed`` lets somebody look into the machine of a failed bake before it is torn down.
+    ``targets`` are those that are baked for (None: every one). ``enter_failed`` lets somebody look into the
+    machine of a failed bake before it is torn down.
     """
 
     catalog: Catalog
@@ -36,6 +37,7 @@ class Kitchen:
     environ: Mapping[str, str]
     show: Callable[[Progress], None]
     interruption: Interruption
+    targets: Collection[str] | None = None
     keep_failed: bool = False
     enter_failed: Callable[[Machine, BakerError], None] | None = None
 
@@ -91,7 +93,7 @@ class Bake:
             failed = False
         finally:
             seconds = time.monotonic() - started
-            self.seconds[stage] = round(seconds, 3)
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + seconds, 3)
             outcome = "failed" if failed else "done"
             self.log.write(f"== {stage} {outcome} after {seconds:.2f} s {'; '.join(detail)}")
             with self.kitchen.interruption.shielded():

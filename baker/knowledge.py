@@ -15,15 +15,21 @@ from baker.providers.protocol import Provider, ResolvedSource
 from baker.seal import SEAL_VERSION
 from baker.settings import Settings, result_settings, target_settings
 
+LOCAL = "local"
+
 
 def tool_versions() -> dict[str, str]:
     """The tools that an image depends on."""
     return {"pyinfra": importlib.metadata.version("pyinfra"), "seal": SEAL_VERSION}
 
 
-def resolve_parent(catalog: Catalog, reference: Reference) -> Image:
-    """The image that a bake may start from. Raises BadReference also where it is built upon a revoked one."""
-    image = catalog.resolve(reference)
+def resolve_parent(catalog: Catalog, reference: Reference, *, place: tuple[str, str] | None = None) -> Image:
+    """The image that a bake may start from. Raises BadReference also where it is built upon a revoked one.
+
+    With a ``place`` (target, architecture) ``latest`` is the newest one with a build for that, complete or
+    not: what is baked for one target does not wait for the others.
+    """
+    image = catalog.resolve(reference, place=place)
     if image.revoked_ancestors:
         revoked = ", ".join(image.revoked_ancestors)
         raise BadReference(
@@ -34,8 +40,12 @@ def resolve_parent(catalog: Catalog, reference: Reference) -> Image:
 
 
 def explain_absence(reference: str, build: Build) -> str:
-    """Where the artifact of a build lies that this host's store does not hold."""
+    """Where the artifacts of a build were, of which one is not there or not reached from here."""
     store = build.artifacts[0].store
+    if build.target != LOCAL:
+        places = ", ".join(f"{artifact.id} in {artifact.store}" for artifact in build.artifacts)
+        which = "is not there any more" if len(build.artifacts) == 1 else "are not all there any more"
+        return f"{reference} for {build.target}/{build.arch}: {places} {which}"
     host, _, folder = store.partition(":")
     if host == identity.host_name():
         return f"{reference} is not in the store of this BAKER_HOME: it was put into {folder}"
@@ -58,14 +68,18 @@ class ProjectKnowledge:
 
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
         try:
-            build = resolve_parent(self.catalog, reference).build_for(target, arch)
+            image = resolve_parent(self.catalog, reference, place=(target, arch))
+            build = image.build_for(target, arch)
         except BadReference:
             return None
         return build if build and self._is_here(build) else None
 
+    def waiting_version(self, recipe: str, target: str, arch: str) -> str | None:
+        return self.catalog.waiting_version(recipe, target, arch)
+
     def explain_no_build(self, reference: Reference, target: str, arch: str) -> str:
         try:
-            image = resolve_parent(self.catalog, reference)
+            image = resolve_parent(self.catalog, reference, place=(target, arch))
         except BadReference as error:
             return str(error)
         build = image.build_for(target, arch)
@@ -81,17 +95,24 @@ class ProjectKnowledge:
     ) -> Mapping[str, str]:
         key = recipe.name, target, arch, parent.id if parent else None
         if key not in self._static:
-            source = self.resolve(recipe, target, parent)
+            source = self.resolve(recipe, target, arch, parent)
             self._static[key] = self.static_inputs(recipe, target, arch, source)
         return {**self._static[key], **refresh_traced(recipe.project, build.provenance.inputs)}
 
     def image_tests(self, recipe: Recipe) -> Mapping[str, str]:
         return image_test_inputs(recipe)
 
-    def resolve(self, recipe: Recipe, target: str, parent: Build | None) -> ResolvedSource:
+    def archs(self, recipe: Recipe, target: str) -> Sequence[str]:
+        """What a recipe is baked for on a target; none where nobody here can do that."""
+        if target not in self.providers:
+            return ()
+        return self.providers[target].archs(target_settings(self.settings, recipe.targets[target]))
+
+    def resolve(self, recipe: Recipe, target: str, arch: str, parent: Build | None) -> ResolvedSource:
         """The recipe's source, pinned. Raises SourceError."""
         spec = recipe.targets[target]
-        return self.providers[target].resolve(spec.source, parent, target_settings(self.settings, spec))
+        settings = target_settings(self.settings, spec)
+        return self.providers[target].resolve(spec.source, parent, settings, arch)
 
     def static_inputs(self, recipe: Recipe, target: str, arch: str, source: ResolvedSource) -> dict[str, str]:
         settings = result_settings(target, source.settings)

@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import enum
 import graphlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from baker.errors import RecipeError, SourceError
+from baker.errors import CloudError, RecipeError, SourceError
 from baker.fingerprint import TESTS_CHANGED, explain, explain_image_tests, fingerprint
 from baker.model import LATEST, Build, Reason, Recipe, Reference, Source
 
 Node = tuple[str, str, str]
 """Recipe, target, architecture."""
+
+ArchsOf = Callable[[Recipe, str], Sequence[str]]
+"""The architectures that a recipe is planned for on one of its targets; none where it is left out."""
 
 
 class Action(enum.StrEnum):
@@ -70,7 +74,14 @@ class Knowledge(Protocol):
         """Distinct usable builds, newest first; the first one is in the newest available image."""
 
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
-        """The usable build that a reference means now, if there is one."""
+        """The usable build that a reference means now, if there is one.
+
+        ``latest`` means the newest build for this target, whether or not its version is complete: no target
+        waits for another one.
+        """
+
+    def waiting_version(self, recipe: str, target: str, arch: str) -> str | None:
+        """The reference of the recipe's newest image, if that lacks a build for this target."""
 
     def explain_no_build(self, reference: Reference, target: str, arch: str) -> str:
         """Why ``find_build`` finds none."""
@@ -92,26 +103,32 @@ def make_plan(
     recipes: Mapping[str, Recipe],
     knowledge: Knowledge,
     *,
-    archs: Mapping[str, Sequence[str]],
+    archs: ArchsOf,
     selected: Iterable[str] | None = None,
     force: bool = False,
 ) -> tuple[PlanEntry, ...]:
     """The plan for the selected recipes (all if None) and the parents they lack, parents first.
 
-    ``recipes`` holds the selected ones and their ancestors. ``archs`` gives the architectures per
-    target; targets that are not in it are left out. ``force`` bakes what was selected, whatever is known.
+    ``recipes`` holds the selected ones and their ancestors. ``force`` bakes what was selected, whatever is
+    known.
     """
     asked = set(recipes if selected is None else selected)
     needed = _find_needed(recipes, knowledge, archs, asked)
     planned: dict[Node, PlanEntry] = {}
     for name in _order(recipes):
         for target in recipes[name].targets:
-            for arch in archs.get(target, ()):
-                if (name, target, arch) in needed:
-                    entry = _plan_one(
-                        recipes[name], target, arch, knowledge, planned, force and name in asked
-                    )
-                    planned[name, target, arch] = entry
+            for arch in archs(recipes[name], target):
+                node = name, target, arch
+                if node in needed:
+                    try:
+                        planned[node] = _plan_one(
+                            recipes[name], target, arch, knowledge, planned, force and name in asked
+                        )
+                    except CloudError as error:  # the other targets do not depend on it
+                        reason = Reason(kind="blocked", detail=str(error))
+                        planned[node] = PlanEntry(
+                            recipe=name, target=target, arch=arch, action=Action.BLOCKED, reasons=(reason,)
+                        )
     return tuple(planned.values())
 
 
@@ -144,14 +161,14 @@ def _order(recipes: Mapping[str, Recipe]) -> list[str]:
 
 
 def _find_needed(
-    recipes: Mapping[str, Recipe], knowledge: Knowledge, archs: Mapping[str, Sequence[str]], asked: set[str]
+    recipes: Mapping[str, Recipe], knowledge: Knowledge, archs: ArchsOf, asked: set[str]
 ) -> set[Node]:
     """What was asked for, and upwards from it every followed parent without a usable build."""
     pending = [
         (name, target, arch)
         for name in asked
         for target in recipes[name].targets
-        for arch in archs.get(target, ())
+        for arch in archs(recipes[name], target)
     ]
     needed: set[Node] = set()
     while pending:
@@ -161,8 +178,9 @@ def _find_needed(
         needed.add(node)
         source = recipes[name].targets[target].source
         parent = followed_parent(source)
-        if parent is not None and knowledge.find_build(Reference(recipe=parent), target, arch) is None:
-            pending.append((parent, target, arch))
+        with suppress(CloudError):  # then it is blocked, and says why
+            if parent is not None and knowledge.find_build(Reference(recipe=parent), target, arch) is None:
+                pending.append((parent, target, arch))
     return needed
 
 
@@ -216,6 +234,10 @@ def _plan_one(
         changes = [change for change in changes if change.kind != "source-moved"]
     if reasons or hit is None:
         return entry(Action.BAKE, [*reasons, *changes])
+    waiting = knowledge.waiting_version(recipe.name, target, arch) if hit is builds[0] else None
+    if waiting:
+        detail = f"its build of {hit.created:%Y-%m-%d %H:%M} UTC goes into {waiting}, which lacks one"
+        return entry(Action.BAKE, [Reason(kind="reissue", detail=detail), *tests], hit)
     if hit is builds[0] and tests:
         return entry(Action.VERIFY, tests, hit)
     if hit is builds[0]:

@@ -10,10 +10,12 @@ from baker.configurer.events import (
     OperationRetried,
     OperationStarted,
     RecipeOutput,
+    Unconfined,
 )
 from baker.console import Console, show_seconds, show_size
 from baker.model import Outcome
 from baker.progress import BakeEnded, BakeStarted, Note, Progress, RecipeEvent, StageEnded, StageStarted
+from baker.teardown import describe_resource
 
 NAME_COLUMN = len("unchanged   0.05 s  ")
 """Where names of operations and tests begin, after their indentation."""
@@ -65,6 +67,9 @@ class ProgressConsole(Console):
                 self.say(f"    retrying  {retried.name} ({retried.attempt} of {retried.attempts})")
             case RecipeOutput(line=line):
                 self.say(self.style(f"    | {line}", "dim"))
+            case Unconfined(why=why):
+                mark = self.style("no sandbox", "red")
+                self.say(f"    {mark} ({why}): the recipe's code may read all that you may, credentials too")
             case ImageTestStarted(name=name):
                 self.status(f"    {name} …")
             case ImageTestEnded() as test:
@@ -89,7 +94,7 @@ class ProgressConsole(Console):
             self.say(f"  Remove it: baker system sweep --bake {result.bake}")
         if ended.left_behind:
             things = ", ".join(
-                f"{left.resource.kind} {left.resource.id} ({left.error})" for left in ended.left_behind
+                f"{describe_resource(left.resource)} ({left.error})" for left in ended.left_behind
             )
             self.say(f"{self.style('Left behind:', 'red')} {things}")
             self.say(f"  Remove it: baker system sweep --bake {result.bake}")

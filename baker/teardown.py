@@ -9,6 +9,7 @@ before the thing is asked for, so the step that fails half-way is cleaned up too
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ class Ledger(Protocol):
         """Entries that are not removed: of one bake, or of all."""
 
 
+def describe_resource(resource: Resource) -> str:
+    """``instance 01J… in eu-west-1``."""
+    where = f" in {resource.place}" if resource.place else ""
+    return f"{resource.kind} {resource.id}{where}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LeftBehind:
     """A resource whose removal failed, and why."""
@@ -42,10 +49,14 @@ class LeftBehind:
 
 
 class Teardown:
-    """Undoes what was made, newest first, whatever happens to each."""
+    """Undoes what was made, newest first, whatever happens to each.
 
-    def __init__(self, bake_id: str, ledger: Ledger | None) -> None:
+    ``cancel`` is set when the bake is to end: whoever waits for something that is made looks at it.
+    """
+
+    def __init__(self, bake_id: str, ledger: Ledger | None, cancel: threading.Event | None = None) -> None:
         self.bake_id = bake_id
+        self.cancel = cancel or threading.Event()
         self._ledger = ledger
         self._stack: list[tuple[Resource, Callable[[], None]]] = []
 

@@ -48,7 +48,7 @@ def launch(shared_home: Path) -> Iterator[Launch]:
     """Starts build instances that live as long as this module."""
     provider = LocalProvider(shared_home)
     provider.check()
-    source = provider.resolve(Bootstrap(distribution="debian", suite="trixie"), None, {})
+    source = provider.resolve(Bootstrap(distribution="debian", suite="trixie"), None, {}, provider.arch)
     recipe = Recipe(name="probe", folder="/nowhere", project="/nowhere", description="", targets={})
     teardowns = []
 

@@ -12,6 +12,7 @@ from baker.catalog import Catalog
 from baker.layer import Layer
 from baker.model import Image, Reference
 from baker.providers.local.provider import LocalProvider
+from baker.teardown import Teardown
 from tests.factories import make_artifact, make_bake_id, make_build, make_package, make_provenance
 
 
@@ -73,5 +74,5 @@ def store_image(
         wanted=[("local", provider.arch)],
     )
     labels = {"recipe": recipe, "version": str(image.version), "bake": bake_id}
-    artifacts = provider.distribute(build, labels)
+    artifacts = provider.distribute(build, labels, Teardown(build.id, None))
     return catalog.make_available(recipe, image.version, {build.id: artifacts})

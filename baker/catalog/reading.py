@@ -47,8 +47,10 @@ _is_deprecated_later = and_(
 status_now = case((_is_deprecated_later, ImageStatus.AVAILABLE.value), else_=images.c.status)
 """The state of an image: one that will be deprecated some day is available until then."""
 
+_is_available = or_(images.c.status == ImageStatus.AVAILABLE, _is_deprecated_later)
+
 _is_latest_candidate = and_(
-    or_(images.c.status == ImageStatus.AVAILABLE, _is_deprecated_later),
+    _is_available,
     images.c.complete,
     ~exists().where(image_builds.c.image == images.c.number, ~image_builds.c.available),
 )
@@ -281,9 +283,16 @@ def list_channel_names(connection: Connection, recipe: str) -> list[str]:
     return list(connection.execute(named.order_by(channels.c.name)).scalars())
 
 
-def find_latest(connection: Connection, recipe: str) -> int | None:
-    """The newest version that is available and complete."""
-    candidates = select(images.c.version).where(images.c.recipe == recipe, _is_latest_candidate)
+def find_latest(connection: Connection, recipe: str, place: tuple[str, str] | None = None) -> int | None:
+    """The newest version that is available and complete; of a ``place``, with a distributed build for it."""
+    candidates = select(images.c.version).where(images.c.recipe == recipe)
+    if place is None:
+        candidates = candidates.where(_is_latest_candidate)
+    else:
+        target, arch = place
+        here = (image_builds.c.target == target, image_builds.c.arch == arch, image_builds.c.available)
+        held = exists().where(image_builds.c.image == images.c.number, *here)
+        candidates = candidates.where(_is_available, held)
     return connection.execute(candidates.order_by(images.c.version.desc()).limit(1)).scalar()
 
 

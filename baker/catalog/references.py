@@ -20,9 +20,15 @@ from baker.errors import BadReference
 from baker.model import LATEST, Image, ImageStatus, Reference
 
 
-def resolve(connection: Connection, reference: Reference, *, allow_unusable: bool) -> Image:
+def resolve(
+    connection: Connection,
+    reference: Reference,
+    *,
+    allow_unusable: bool,
+    place: tuple[str, str] | None = None,
+) -> Image:
     """Raises BadReference: it names nothing, more than one thing, or (unless allowed) an unusable image."""
-    image = find_image(connection, reference.recipe, _find_version(connection, reference))
+    image = find_image(connection, reference.recipe, _find_version(connection, reference, place))
     if image.status in USABLE or allow_unusable:
         return image
     exact = "" if reference.version else f" ({image.reference})"
@@ -43,7 +49,7 @@ def find_image(connection: Connection, recipe: str, version: int) -> Image:
     return found[0]
 
 
-def _find_version(connection: Connection, reference: Reference) -> int:
+def _find_version(connection: Connection, reference: Reference, place: tuple[str, str] | None) -> int:
     recipe, channel = reference.recipe, reference.channel
     if reference.version is not None:
         return reference.version
@@ -54,9 +60,9 @@ def _find_version(connection: Connection, reference: Reference) -> int:
         if held is None:
             raise _explain_no_channel(connection, recipe, channel)
         return held[0]
-    latest = find_latest(connection, recipe)
+    latest = find_latest(connection, recipe, place)
     if latest is None:
-        raise _explain_no_latest(connection, recipe)
+        raise _explain_no_latest(connection, recipe, place)
     return latest
 
 
@@ -138,13 +144,18 @@ def _explain_no_digest(connection: Connection, recipe: str, prefix: str) -> BadR
     )
 
 
-def _explain_no_latest(connection: Connection, recipe: str) -> BadReference:
+def _explain_no_latest(connection: Connection, recipe: str, place: tuple[str, str] | None) -> BadReference:
     _check_recipe(connection, recipe)
     newest = select(images).where(images.c.recipe == recipe).order_by(images.c.version.desc()).limit(1)
     row = connection.execute(newest).one()
     state = row.status if row.complete else f"{row.status}, incomplete"
+    what = (
+        f"available version with a build for {'/'.join(place)}"
+        if place
+        else "complete version that is available"
+    )
     return BadReference(
-        f"{recipe} has no complete version that is available (newest is {recipe}:{row.version}, {state})",
+        f"{recipe} has no {what} (newest is {recipe}:{row.version}, {state})",
         hint=f"List them: baker image ls {recipe}",
     )
 

@@ -112,15 +112,28 @@ class Catalog(
         """Raises BadReference."""
         return self._database.read(lambda connection: references.find_image(connection, recipe, version))
 
-    def resolve(self, reference: Reference, *, allow_unusable: bool = False) -> Image:
+    def resolve(
+        self, reference: Reference, *, allow_unusable: bool = False, place: tuple[str, str] | None = None
+    ) -> Image:
         """The image that a reference means; one with nothing behind the name means ``latest``.
+
+        ``latest`` is the newest complete one; with a ``place`` (target, architecture) the newest with a
+        distributed build for that, complete or not.
 
         A digest means the newest version that holds a build of it. Raises BadReference for what names
         nothing (with the nearest that exists) or more than one thing, and, unless ``allow_unusable``, for
         an image that is registered, revoked or deleted.
         """
         return self._database.read(
-            lambda connection: references.resolve(connection, reference, allow_unusable=allow_unusable)
+            lambda connection: references.resolve(
+                connection, reference, allow_unusable=allow_unusable, place=place
+            )
+        )
+
+    def waiting_version(self, recipe: str, target: str, arch: str) -> str | None:
+        """The reference of the recipe's newest version, if a build for this target would join that."""
+        return self._database.read(
+            lambda connection: writing.find_waiting(connection, recipe, (target, arch))
         )
 
     def usable_builds(self, recipe: str, target: str, arch: str) -> list[Build]:
@@ -175,9 +188,9 @@ class Catalog(
         ``layers`` are the whole stack, lowest first. The build joins the newest version if that is
         incomplete, not revoked or deleted, and has none for this target and architecture; else it gets the
         next version. ``carry`` are ids of builds that go along, each where the version has none of its
-        place. Without ``build`` the carried ones are issued again, always as a new version. The version is
-        complete when every pair of ``wanted`` has a build. A build that is registered already is not
-        registered again: its version is returned.
+        place. Without ``build`` the carried ones are issued again, in the version that waits for the place
+        of the first one, or else in the next. The version is complete when every pair of ``wanted`` has a
+        build. A build that is registered already is not registered again: its version is returned.
 
         The image is ``registered``, and not to be used before ``make_available``; one that was joined
         keeps its state. Raises CatalogError for a carried build that is not there or not this recipe's.

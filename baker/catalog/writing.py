@@ -61,7 +61,8 @@ def register(
     carried = [_find_carried(connection, recipe, build_id) for build_id in carry]
     parent = build.provenance.parent_build if build else None
     require_sound_ancestors(connection, recipe, [*carry, *([parent] if parent else [])])
-    image = _find_joinable(connection, recipe, build)
+    first = build or carried[0]
+    image = _find_joinable(connection, recipe, (first.target, first.arch))
     if image is None:
         image = _insert_image(connection, recipe, actor=actor, now=now)
     if build is not None:
@@ -95,13 +96,19 @@ def _find_carried(connection: Connection, recipe: str, build_id: str) -> Row[Any
     return row
 
 
-def _find_joinable(connection: Connection, recipe: str, build: Build | None) -> Row[Any] | None:
+def find_waiting(connection: Connection, recipe: str, place: tuple[str, str]) -> str | None:
+    """See ``Catalog.waiting_version``."""
+    row = _find_joinable(connection, recipe, place)
+    return None if row is None else f"{recipe}:{row.version}"
+
+
+def _find_joinable(connection: Connection, recipe: str, place: tuple[str, str]) -> Row[Any] | None:
     """The newest version, if it waits for a build for this target and architecture."""
     newest = select(images).where(images.c.recipe == recipe).order_by(images.c.version.desc()).limit(1)
     row = connection.execute(newest).first()
-    if build is None or row is None or row.complete or row.status in WITHDRAWN:
+    if row is None or row.complete or row.status in WITHDRAWN:
         return None
-    return None if (build.target, build.arch) in list_places(connection, row.number) else row
+    return None if place in list_places(connection, row.number) else row
 
 
 def list_places(connection: Connection, image: int) -> set[tuple[str, str]]:

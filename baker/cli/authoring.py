@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baker.cli.completion import complete_recipe
+from baker.cli.completion import complete_recipe, complete_target
 from baker.cli.shell import open_shell
-from baker.cli.wiring import Options, make_providers, open_catalog
+from baker.cli.wiring import Options, make_providers, open_catalog, require_configured
 from baker.console import Console, show_seconds
 from baker.errors import BadReference, UsageError
 from baker.interrupt import Interruption
@@ -41,7 +41,15 @@ def add_commands(app: typer.Typer) -> None:
 def try_recipe(
     context: typer.Context,
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", autocompletion=complete_recipe)],
-    target: Annotated[str, typer.Option("--target", help="Where the machine is started.")] = "local",
+    target: Annotated[
+        str,
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            help="Where the machine is started: local, aws.",
+            autocompletion=complete_target,
+        ),
+    ] = "local",
     once: Annotated[bool, typer.Option("--once", help="Apply and test once, then end.")] = False,
     converge: Annotated[
         bool, typer.Option("--converge", help="Apply it twice: what changes again? Then the exit code is 3.")
@@ -97,11 +105,11 @@ def find_provider(
 ) -> Provider:
     """The provider of the recipe's target. Raises UsageError."""
     targets = load_recipe(settings, recipe, overrides).targets
-    providers = make_providers(settings, offline=offline)
-    if target not in targets or target not in providers:
-        known = ", ".join(name for name in targets if name in providers) or "none here"
+    if target not in targets:
+        known = ", ".join(targets)
         raise UsageError(f"{recipe} has no target {target} to try it on (it has: {known})")
-    return providers[target]
+    require_configured(settings, target)
+    return make_providers(settings, targets={target}, offline=offline)[target]
 
 
 def resolve_source(settings: Settings, recipe: Recipe, provider: Provider) -> ResolvedSource:
@@ -110,14 +118,16 @@ def resolve_source(settings: Settings, recipe: Recipe, provider: Provider) -> Re
     from baker.settings import target_settings
 
     spec, parent = recipe.targets[provider.target], None
+    wanted = target_settings(settings, spec)
+    place = provider.target, provider.archs(wanted)[0]
     if isinstance(spec.source, Reference):
         with open_catalog(settings, read_only=True, or_empty=True) as catalog:
             try:
-                parent = resolve_parent(catalog, spec.source).build_for(provider.target, provider.arch)
+                parent = resolve_parent(catalog, spec.source, place=place).build_for(*place)
             except BadReference as error:
                 hint = f"{recipe.name} starts from it. Bake it first: baker bake {spec.source.recipe}"
                 raise BadReference(str(error), hint=hint) from error
-    return provider.resolve(spec.source, parent, target_settings(settings, spec))
+    return provider.resolve(spec.source, parent, wanted, place[1])
 
 
 # --- the loop --------------------------------------------------------------------------------------------

@@ -7,9 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from baker.cli.completion import complete_recipe
+from baker.cli.completion import complete_recipe, complete_target
 from baker.cli.shell import require_terminal, shell_opener
-from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
+from baker.cli.wiring import (
+    Options,
+    check_providers,
+    choose_targets,
+    explaining_refusals,
+    make_providers,
+    open_catalog,
+)
 from baker.console import bake_json, say_warnings
 from baker.errors import UsageError
 from baker.model import Outcome, Recipe
@@ -19,6 +26,15 @@ from baker.settings import Settings
 Recipes = Annotated[
     list[str] | None,
     typer.Argument(metavar="[RECIPE]…", help="All recipes if none is named.", autocompletion=complete_recipe),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="TARGET",
+        help="Only for this target (local, aws); may be repeated.",
+        autocompletion=complete_target,
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 Force = Annotated[bool, typer.Option("--force", help="Bake also what is unchanged.")]
@@ -49,6 +65,7 @@ def select_recipes(
 def bake(
     context: typer.Context,
     recipes: Recipes = None,
+    targets: Targets = None,
     force: Force = False,
     overrides: Set = None,
     on_error: Annotated[
@@ -83,9 +100,10 @@ def bake(
     with interruption.installed():
         settings = options.project_settings()
         found = select_recipes(settings, recipes, overrides)
+        asked = {name: found[name] for name in recipes or found}
+        chosen = choose_targets(settings, asked, targets)
         providers = make_providers(settings, offline=offline, detached=on_error == "keep")
-        for provider in providers.values():
-            provider.check()
+        check_providers(providers, chosen)
         with open_catalog(settings) as catalog:
             kitchen = Kitchen(
                 catalog=catalog,
@@ -94,6 +112,7 @@ def bake(
                 environ=os.environ,
                 show=console.show,
                 interruption=interruption,
+                targets=chosen,
                 keep_failed=on_error == "keep",
                 enter_failed=shell_opener(console) if on_error == "shell" else None,
             )
@@ -109,6 +128,7 @@ def bake(
 def plan(
     context: typer.Context,
     recipes: Recipes = None,
+    targets: Targets = None,
     force: Force = False,
     overrides: Set = None,
     offline: Offline = False,
@@ -123,6 +143,8 @@ def plan(
     console = ProgressConsole(as_json=as_json)
     settings = options.project_settings()
     found = select_recipes(settings, recipes, overrides)
+    asked = {name: found[name] for name in recipes or found}
+    chosen = choose_targets(settings, asked, targets)
     with open_catalog(settings, read_only=True, or_empty=True) as catalog:
         kitchen = Kitchen(
             catalog=catalog,
@@ -131,6 +153,7 @@ def plan(
             environ=os.environ,
             show=console.show,
             interruption=Interruption(),
+            targets=chosen,
         )
         entries = plan_bakes(found, kitchen, selected=recipes or None, force=force)
         say_warnings(console, list_source_warnings(found, entries, catalog))

@@ -12,6 +12,7 @@ import typer
 
 from baker.cli.wiring import Options, open_catalog
 from baker.model import LATEST
+from baker.settings import TARGETS
 
 if TYPE_CHECKING:
     from baker.catalog import Catalog
@@ -47,6 +48,10 @@ def complete_reference(context: typer.Context, incomplete: str) -> list[str]:
 
 def complete_channel(context: typer.Context, incomplete: str) -> list[str]:
     return _ask_catalog(context, incomplete, _list_channels)
+
+
+def complete_target(incomplete: str) -> list[str]:
+    return _fitting(TARGETS, incomplete)
 
 
 def complete_bake(context: typer.Context, incomplete: str) -> list[str]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baker.cli.completion import complete_reference
-from baker.cli.wiring import Options, make_providers, open_catalog
+from baker.cli.completion import complete_reference, complete_target
+from baker.cli.wiring import (
+    Options,
+    base_settings,
+    configured_targets,
+    make_providers,
+    open_catalog,
+    require_configured,
+)
 from baker.console import Console, say_warnings
-from baker.errors import BadReference, StoreError
+from baker.errors import BadReference, RecipeError, StoreError
 from baker.life import list_warnings
-from baker.model import Reference
+from baker.model import Build, Image, Reference
+from baker.settings import Settings, target_settings
+
+if TYPE_CHECKING:
+    from baker.providers.protocol import Provider
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -23,6 +35,15 @@ def run(
     context: typer.Context,
     reference: Annotated[str, typer.Argument(metavar="REF", autocompletion=complete_reference)],
     command: Annotated[list[str] | None, typer.Argument(metavar="[-- COMMAND…]")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="TARGET",
+            help="local or aws; else local, unless the image is only for the other.",
+            autocompletion=complete_target,
+        ),
+    ] = None,
 ) -> int:
     """Run a command in a throwaway machine from an image.
 
@@ -30,19 +51,21 @@ def run(
     """
     from baker import identity
     from baker.interrupt import Interruption
-    from baker.teardown import Teardown
+    from baker.teardown import Teardown, describe_resource
 
     options: Options = context.obj
     console = Console()
     settings = options.settings()
-    provider = make_providers(settings)["local"]
-    provider.check()
+    if target is not None:
+        require_configured(settings, target)
     with open_catalog(settings, read_only=True) as catalog:
         image = catalog.resolve(Reference.parse(reference))
     say_warnings(console, list_warnings(image))
-    build = image.build_for(provider.target, provider.arch)
-    if build is None:
-        raise BadReference(f"{image.reference} has no build for {provider.target}/{provider.arch}")
+    target = target or choose_target(settings, image)
+    provider = make_providers(settings, targets={target})[target]
+    provider.check()
+    limits = settings_for(settings, image.recipe, target)
+    build = choose_build(image, provider, limits)
     if not provider.holds(build.artifacts[0]):
         from baker.knowledge import explain_absence
 
@@ -55,7 +78,6 @@ def run(
     teardown = Teardown(run_id, None)
     with identity.alive(settings.home, run_id), interruption.installed():
         try:
-            limits = {**settings.local, **settings.variables["local"]}
             machine = provider.start(run_id, image.recipe, build.artifacts[0], teardown, limits)
             if sys.stdin.isatty() and sys.stdout.isatty():
                 return machine.interactive(command or ["/bin/bash", "--login"])
@@ -66,7 +88,37 @@ def run(
         finally:
             with interruption.shielded():
                 for left in teardown.close():
-                    console.say(f"Left behind: {left.resource.kind} {left.resource.id}: {left.error}")
+                    console.say(f"Left behind: {describe_resource(left.resource)}: {left.error}")
+
+
+def choose_target(settings: Settings, image: Image) -> str:
+    """``local`` where that can be; else what the image has a build for. Raises HostError, UsageError."""
+    has = {build.target for build in image.builds}
+    fitting = [target for target in configured_targets(settings) if target in has]
+    chosen = "local" if "local" in fitting or not fitting else fitting[0]
+    require_configured(settings, chosen)
+    return chosen
+
+
+def settings_for(settings: Settings, recipe: str, target: str) -> dict[str, Any]:
+    """The target's settings: for what costs money as the recipe has them, if it is in this project."""
+    if target != "local" and settings.project is not None:
+        from baker.recipes import load_recipe
+
+        with suppress(RecipeError):
+            spec = load_recipe(settings.project, recipe, folder=settings.recipes).targets.get(target)
+            if spec is not None:
+                return target_settings(settings, spec)
+    return base_settings(settings, target)
+
+
+def choose_build(image: Image, provider: Provider, settings: dict[str, Any]) -> Build:
+    """Of the first architecture that there is one for. Raises BadReference."""
+    archs = provider.archs(settings)
+    for arch in archs:
+        if build := image.build_for(provider.target, arch):
+            return build
+    raise BadReference(f"{image.reference} has no build for {provider.target}/{', '.join(archs)}")
 
 
 def pass_on(name: str, chunk: bytes) -> None:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baker.cli.completion import complete_bake
-from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
+from baker.cli.completion import complete_bake, complete_target
+from baker.cli.wiring import (
+    Options,
+    check_providers,
+    explaining_refusals,
+    make_providers,
+    open_catalog,
+    require_configured,
+)
 from baker.console import Console, show_size
+
+if TYPE_CHECKING:
+    from baker.model import Resource
 
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 
@@ -51,37 +61,61 @@ def sweep(
             "--bake", metavar="BAKE", help="Only what this bake left.", autocompletion=complete_bake
         ),
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", metavar="TARGET", help="Only at this target.", autocompletion=complete_target
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     as_json: Json = False,
 ) -> int:
     """Remove what dead bakes left behind. Live bakes and registered images are never touched."""
     from baker.sweep import sweep_dead_bakes
+    from baker.teardown import describe_resource
 
     options: Options = context.obj
     console = Console(as_json=as_json)
     settings = options.settings()
-    providers = make_providers(settings)
-    for provider in providers.values():
-        provider.check()
+    for name in target or ():
+        require_configured(settings, name)
+    providers = make_providers(settings, targets=target or None)
+    check_providers(providers, providers.keys())
     with open_catalog(settings) as catalog:
         full_id = catalog.bake(bake_id).id if bake_id else None
         swept = sweep_dead_bakes(catalog, providers, settings.home, bake_id=full_id, dry_run=dry_run)
     if as_json:
-        removed = [{"provider": r.provider, "kind": r.kind, "id": r.id} for r in swept.removed]
-        failed = [{"provider": r.provider, "kind": r.kind, "id": r.id, "error": e} for r, e in swept.failed]
-        finished = [image.reference for image in swept.finished]
-        console.result_json({"removed": removed, "failed": failed, "finished": finished, "dry_run": dry_run})
+        console.result_json(
+            {
+                "removed": [resource_json(resource) for resource in swept.removed],
+                "failed": [{**resource_json(resource), "error": error} for resource, error in swept.failed],
+                "finished": [image.reference for image in swept.finished],
+                "unasked": [{"target": name, "error": error} for name, error in swept.unasked],
+                "dry_run": dry_run,
+            }
+        )
     else:
         verb = "would remove" if dry_run else "removed"
         for resource in swept.removed:
-            console.result(f"{verb} {resource.kind} {resource.id}")
+            console.result(f"{verb} {describe_resource(resource)}")
         for image in swept.finished:
             console.result(f"{'would finish' if dry_run else 'finished'} {image.reference}: {image.status}")
         for resource, error in swept.failed:
-            console.say(f"Left behind: {resource.kind} {resource.id}: {error}")
-        if not (swept.removed or swept.failed or swept.finished):
+            console.say(f"Left behind: {describe_resource(resource)}: {error}")
+        for name, error in swept.unasked:
+            console.say(f"Not asked what is left at {name}: {error}")
+        if not (swept.removed or swept.failed or swept.finished or swept.unasked):
             console.result("nothing is left behind")
-    return int(bool(swept.failed))
+    return int(bool(swept.failed or swept.unasked))
+
+
+def resource_json(resource: Resource) -> dict[str, Any]:
+    return {
+        "provider": resource.provider,
+        "kind": resource.kind,
+        "id": resource.id,
+        "place": resource.place or None,
+    }
 
 
 @explaining_refusals()

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from baker.errors import CatalogMissing, HostError, UsageError
-from baker.settings import Settings, find_project, load_settings
+from baker.settings import PROJECT_FILE, TARGETS, Settings, find_project, load_settings
+from baker.toml_file import Problem, read_document
 
 if TYPE_CHECKING:
     from baker.catalog import Catalog
@@ -81,13 +82,115 @@ def load_project_recipes(settings: Settings) -> Mapping[str, Recipe]:
     return load_recipes(settings.project, folder=settings.recipes)
 
 
-def make_providers(
-    settings: Settings, *, offline: bool = False, detached: bool = False
-) -> Mapping[str, Provider]:
-    """The providers that this host can run."""
-    if not sys.platform.startswith("linux"):
-        raise HostError(f"the local target needs Linux; this is {sys.platform}")
-    from baker.providers.local.provider import LocalProvider
+# --- targets and their providers ------------------------------------------------------------------------
 
-    local = LocalProvider(settings.home, project=settings.project, offline=offline, detached=detached)
-    return {"local": local}
+CONFIGURE_AWS = 'Add a table [aws] with region = "eu-west-1" (yours) to baker.toml, or set BAKER_AWS_REGION.'
+
+
+def configured_targets(settings: Settings) -> tuple[str, ...]:
+    """What can be baked for from here: ``aws`` where baker.toml or a variable says so, ``local`` on Linux."""
+    found = {"aws": is_aws_configured(settings), "local": sys.platform.startswith("linux")}
+    return tuple(target for target in TARGETS if found[target])
+
+
+def is_aws_configured(settings: Settings) -> bool:
+    """Whether baker.toml has a table [aws], which may be empty, or a BAKER_AWS_* variable is set."""
+    if settings.aws or settings.variables.get("aws"):
+        return True
+    if settings.project is None:
+        return False
+    document = read_document(settings.project / PROJECT_FILE, settings.project)
+    return not isinstance(document, Problem) and "aws" in document.values
+
+
+def base_settings(settings: Settings, target: str) -> dict[str, Any]:
+    """What baker.toml and variables say about a target, before a recipe has its say."""
+    tables = {"local": settings.local, "aws": settings.aws}
+    return {**tables[target], **settings.variables.get(target, {})}
+
+
+def require_configured(settings: Settings, target: str) -> None:
+    """Raises UsageError for a target that does not exist or is not configured, HostError for one that this
+    host cannot have."""
+    if target not in TARGETS:
+        raise UsageError(f"there is no target {target}", hint=f"Targets: {', '.join(TARGETS)}")
+    if target in configured_targets(settings):
+        return
+    if target == "local":
+        raise HostError(f"the local target needs Linux; this is {sys.platform}")
+    raise UsageError(f"the target {target} is not configured", hint=CONFIGURE_AWS)
+
+
+def choose_targets(
+    settings: Settings, recipes: Mapping[str, Recipe], wanted: Iterable[str] | None
+) -> frozenset[str]:
+    """The targets that these recipes have and that are configured, of those ``wanted``.
+
+    Raises UsageError for a wanted one that is unknown, not configured, or that no recipe has.
+    """
+    has = {target for recipe in recipes.values() for target in recipe.targets}
+    for target in wanted or ():
+        require_configured(settings, target)
+        if target not in has:
+            names = ", ".join(sorted(recipes)) or "no recipe"
+            raise UsageError(
+                f"{names}: none has the target {target} (they have: {', '.join(sorted(has)) or 'none'})",
+                hint=f"Add [targets.{target}] to recipe.toml.",
+            )
+    chosen = has & set(configured_targets(settings))
+    if not chosen and has == {"aws"}:
+        raise UsageError(
+            f"{', '.join(sorted(recipes))}: only for aws, which is not configured", hint=CONFIGURE_AWS
+        )
+    return frozenset(chosen if wanted is None else wanted)
+
+
+def make_providers(
+    settings: Settings,
+    *,
+    targets: Collection[str] | None = None,
+    offline: bool = False,
+    detached: bool = False,
+) -> Mapping[str, Provider]:
+    """The providers of the configured targets, or of those ``targets`` that are configured.
+
+    Raises HostError where there is none.
+    """
+    configured = configured_targets(settings)
+    if not configured:
+        raise HostError(
+            f"the local target needs Linux; this is {sys.platform}", hint=f"For AWS: {CONFIGURE_AWS}"
+        )
+    providers: dict[str, Provider] = {}
+    for target in configured:
+        if targets is not None and target not in targets:
+            continue
+        if target == "local":
+            from baker.providers.local.provider import LocalProvider
+
+            providers[target] = LocalProvider(
+                settings.home, project=settings.project, offline=offline, detached=detached
+            )
+        else:
+            from baker.providers.aws.provider import AwsProvider
+
+            providers[target] = AwsProvider(
+                settings.home,
+                base_settings(settings, target),
+                project=settings.project,
+                actor=settings.actor,
+            )
+    return providers
+
+
+def check_providers(providers: Mapping[str, Provider], targets: Collection[str]) -> None:
+    """Raises HostError, or what else keeps one of these targets from being baked for."""
+    for target in sorted(targets):
+        try:
+            providers[target].check()
+        except HostError as error:
+            others = sorted(set(targets) - {target})
+            if not others:
+                raise
+            spared = f"Or leave {target} out: {' '.join(f'--target {other}' for other in others)}"
+            raise HostError(str(error), hint=f"{error.hint} {spared}" if error.hint else spared) from error

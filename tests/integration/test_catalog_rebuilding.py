@@ -15,6 +15,7 @@ from baker.manifest import fold_layers, manifest_digest
 from baker.model import Build, Image, ImageStatus, Manifest, Package, Reference
 from baker.providers.local.provider import LocalProvider
 from baker.rebuild import Fate, Restoration, rebuild_catalog
+from baker.teardown import Teardown
 from tests.e2e.project import Project, make_project
 from tests.factories import (
     make_artifact,
@@ -101,7 +102,7 @@ def distribute(
     )
     wanted = {} if old else {"wanted": "/".join(place)}
     labels = {"recipe": image.recipe, "version": str(image.version), "bake": build.id, **wanted}
-    artifacts = provider.distribute(build, labels)
+    artifacts = provider.distribute(build, labels, Teardown(build.id, None))
     if old:
         path = provider.store.artifacts / f"{build.artifacts[0].id.removeprefix('sha256:')}.json"
         found = json.loads(path.read_text())

@@ -39,7 +39,7 @@ def provider(shared_home: Path) -> LocalProvider:
 
 @pytest.fixture(scope="module")
 def source(provider: LocalProvider) -> ResolvedSource:
-    return provider.resolve(TRIXIE, None, {})
+    return provider.resolve(TRIXIE, None, {}, provider.arch)
 
 
 @pytest.fixture
@@ -302,7 +302,7 @@ def test_killed_orchestrator_leaves_no_mount_process_or_loop_device(
         from baker.providers.local.provider import LocalProvider
         from baker.teardown import Teardown
         provider = LocalProvider(Path({str(shared_home)!r}))
-        source = provider.resolve(Bootstrap(distribution="debian", suite="trixie"), None, {{}})
+        source = provider.resolve(Bootstrap(distribution="debian", suite="trixie"), None, {{}}, provider.arch)
         recipe = Recipe(name="probe", folder="/n", project="/n", description="", targets={{}})
         provider.launch("KILLED", recipe, source, Teardown("KILLED", None))
         print("up", flush=True)

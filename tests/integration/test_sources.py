@@ -46,7 +46,7 @@ def bottom(shared_home: Path) -> Path:
     provider = LocalProvider(shared_home)
     provider.check()
     teardown = Teardown("SOURCES", None)
-    source = provider.resolve(TRIXIE, None, {})
+    source = provider.resolve(TRIXIE, None, {}, provider.arch)
     chain = provider._chain(source, teardown)
     assert teardown.close() == []
     return provider.store.verified_layer(chain["layers"][0])

@@ -47,6 +47,7 @@ class World:
     roots: str = "debian-1"
     broken: dict = field(default_factory=dict)
     tests: dict = field(default_factory=dict)
+    waiting: dict = field(default_factory=dict)
 
     def add(self, *recipes):
         for recipe in recipes:
@@ -89,6 +90,9 @@ class World:
             return self.pinned.get(str(reference))
         return next(iter(self.usable_builds(reference.recipe, target, arch)), None)
 
+    def waiting_version(self, recipe, target, arch):
+        return self.waiting.get((recipe, target, arch))
+
     def explain_no_build(self, reference, target, arch):  # noqa: ARG002
         return "nobody baked it"
 
@@ -106,9 +110,14 @@ def make_world():
     return World().add(make_recipe("base"), make_recipe("web", "base:latest"), make_recipe("app", "web"))
 
 
+def find_archs(by_target):
+    """The architectures of every recipe, by target."""
+    return lambda _recipe, target: by_target.get(target, ())
+
+
 def tell(world, *selected, force=False, archs=ARCHS):
     """The plan as lines: ``web bake changed: deploy.py changed``."""
-    plan = make_plan(world.recipes, world, archs=archs, selected=selected or None, force=force)
+    plan = make_plan(world.recipes, world, archs=find_archs(archs), selected=selected or None, force=force)
     return [
         f"{entry.recipe} {entry.action} "
         + "; ".join(f"{reason.kind}: {reason.detail}" for reason in entry.reasons)
@@ -117,7 +126,7 @@ def tell(world, *selected, force=False, archs=ARCHS):
 
 
 def tell_kinds(world, *selected, force=False):
-    plan = make_plan(world.recipes, world, archs=ARCHS, selected=selected or None, force=force)
+    plan = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=selected or None, force=force)
     return [
         f"{entry.recipe} {entry.action} {' '.join(reason.kind for reason in entry.reasons)}" for entry in plan
     ]
@@ -142,7 +151,7 @@ def test_plan_right_after_bake_is_empty():
 
 def test_skip_names_the_build_that_is_hit():
     world = make_world().bake("base")
-    [entry] = make_plan(world.recipes, world, archs=ARCHS, selected=["base"])
+    [entry] = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["base"])
     assert entry.build is world.builds["base", "local", "amd64"][0]
 
 
@@ -207,7 +216,7 @@ def test_parent_is_planned_only_on_the_target_where_it_is_missing():
     world = World().add(make_recipe("base", targets=targets), make_recipe("web", "base", targets=targets))
     world.bake("base", "web")
     del world.builds["base", "aws", "amd64"]
-    plan = make_plan(world.recipes, world, archs={**ARCHS, "aws": ["amd64"]}, selected=["web"])
+    plan = make_plan(world.recipes, world, archs=find_archs({**ARCHS, "aws": ["amd64"]}), selected=["web"])
     assert [(entry.recipe, entry.target) for entry in plan] == [
         ("base", "aws"),
         ("web", "local"),
@@ -242,7 +251,7 @@ def test_earlier_inputs_reissue_the_earlier_build_and_children_start_from_it():
     world.files["base"] = "v2"
     world.bake("base", "web")
     world.files["base"] = "v1"
-    base, web = make_plan(world.recipes, world, archs=ARCHS, selected=["base", "web"])
+    base, web = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["base", "web"])
     assert base.action is Action.BAKE
     assert base.build is world.builds["base", "local", "amd64"][1]
     assert [reason.kind for reason in base.reasons] == ["reissue", "changed"]
@@ -255,7 +264,7 @@ def test_earlier_inputs_reissue_the_earlier_build_and_children_start_from_it():
 
 def test_newest_of_several_equal_builds_is_hit():
     world = make_world().bake("base").bake("base", digest="base-1")
-    [entry] = make_plan(world.recipes, world, archs=ARCHS, selected=["base"])
+    [entry] = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["base"])
     assert (entry.action, entry.build) == (Action.SKIP, world.builds["base", "local", "amd64"][0])
 
 
@@ -323,7 +332,7 @@ def test_fingerprint_that_is_made_up_differently_now_is_a_reason_of_its_own():
 def test_every_target_and_architecture_has_an_entry_of_its_own():
     world = World().add(make_recipe("base", targets=("local", "aws"))).bake("base")
     world.builds.pop(("base", "aws", "amd64"))
-    plan = make_plan(world.recipes, world, archs={"local": ["amd64"], "aws": ["amd64", "arm64"]})
+    plan = make_plan(world.recipes, world, archs=find_archs({"local": ["amd64"], "aws": ["amd64", "arm64"]}))
     assert [(entry.target, entry.arch, entry.action) for entry in plan] == [
         ("local", "amd64", "skip"),
         ("aws", "amd64", "bake"),
@@ -333,7 +342,7 @@ def test_every_target_and_architecture_has_an_entry_of_its_own():
 
 def test_target_that_nobody_can_bake_here_is_left_out():
     world = World().add(make_recipe("base", targets=("local", "aws")))
-    plan = make_plan(world.recipes, world, archs=ARCHS)
+    plan = make_plan(world.recipes, world, archs=find_archs(ARCHS))
     assert [entry.target for entry in plan] == ["local"]
 
 
@@ -342,7 +351,7 @@ def test_child_on_a_target_waits_for_its_parent_on_that_target_only():
     world = World().add(make_recipe("base", targets=targets), make_recipe("web", "base", targets=targets))
     world.bake("base", "web")
     del world.builds["base", "aws", "amd64"]
-    plan = make_plan(world.recipes, world, archs={**ARCHS, "aws": ["amd64"]})
+    plan = make_plan(world.recipes, world, archs=find_archs({**ARCHS, "aws": ["amd64"]}))
     assert [(entry.recipe, entry.target, entry.action) for entry in plan] == [
         ("base", "local", "skip"),
         ("base", "aws", "bake"),
@@ -390,7 +399,7 @@ def test_changed_image_tests_verify_the_newest_build_and_bake_nothing():
         f"web verify image-tests-changed: image tests changed ({changes})",
         f"app skip {UNCHANGED}",
     ]
-    (entry,) = make_plan(world.recipes, world, archs=ARCHS, selected=["web"])
+    (entry,) = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["web"])
     assert entry.build is world.builds["web", "local", "amd64"][0]
     assert entry.verifies
 

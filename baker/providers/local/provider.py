@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,22 +96,25 @@ class LocalProvider:
 
     # --- sources ----------------------------------------------------------------------------------
 
-    def resolve(self, source: Source, parent: Build | None, settings: Mapping[str, Any]) -> ResolvedSource:
+    def archs(self, settings: Mapping[str, Any]) -> Sequence[str]:
+        del settings  # a machine here shares the host's kernel, so it has the host's architecture
+        return (self.arch,)
+
+    def resolve(
+        self, source: Source, parent: Build | None, settings: Mapping[str, Any], arch: str
+    ) -> ResolvedSource:
         settings = pin_repositories(settings, self.project)
+        pinned = partial(ResolvedSource, source=source, arch=arch, settings=settings)
         if isinstance(source, TreeSource):
-            digest = resolve_tree(self.store, source, self.project, self.arch)
-            return ResolvedSource(source=source, digest=digest, settings=settings)
+            return pinned(digest=resolve_tree(self.store, source, self.project, self.arch))
         if isinstance(source, Bootstrap):
             # Who may only read plans with the package indexes as they are.
             offline = self.offline or not os.access(self.store.folder, os.W_OK)
             resolved = self._archive(source, settings).resolve_bootstrap(offline=offline)
-            return ResolvedSource(source=source, digest=f"sha256:{resolved.key}", settings=settings)
+            return pinned(digest=f"sha256:{resolved.key}")
         if parent is None:
             raise SourceError(f"{source} is not a source for the local target")
-        artifact = parent.artifacts[0]
-        return ResolvedSource(
-            source=source, digest=parent.digest, settings=settings, artifact=artifact, parent=parent
-        )
+        return pinned(digest=parent.digest, artifact=parent.artifacts[0], parent=parent)
 
     def _archive(
         self, bootstrap: Bootstrap, settings: Mapping[str, Any], repositories: Sequence[Repository] = ()
@@ -301,7 +305,14 @@ class LocalProvider:
         leader = (self.store.machines / machine.id / "leader").read_text()
         return f"sudo nsenter --target {leader} --all --root --wd -- /bin/bash"
 
-    def distribute(self, build: Build, labels: Mapping[str, str]) -> tuple[Artifact, ...]:
+    def distribute(
+        self,
+        build: Build,
+        labels: Mapping[str, str],
+        teardown: Teardown,
+        settings: Mapping[str, Any] | None = None,
+    ) -> tuple[Artifact, ...]:
+        del teardown, settings  # the only place is this store, where it is already
         for artifact in build.artifacts:
             self.store.label_artifact(
                 artifact.id,
@@ -310,6 +321,10 @@ class LocalProvider:
                 describe_issue(labels, datetime.now(UTC)),
             )
         return build.artifacts
+
+    def publish_channel(self, recipe: str, channel: str, builds: Sequence[Build]) -> Sequence[str]:
+        del recipe, channel, builds  # whoever follows a channel here asks the catalog
+        return ()
 
     def sidecars(self) -> Iterator[Sidecar | Unreadable]:
         """What the artifacts here tell of their builds."""
@@ -320,6 +335,10 @@ class LocalProvider:
         return read_contents(self.store, artifact.id)
 
     # --- keeping ----------------------------------------------------------------------------------
+
+    def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
+        del artifacts  # a running machine has the layers open: they stay until it ends
+        return {}
 
     def holds(self, artifact: Artifact) -> bool:
         return artifact.store == self.store_name and self.store.has_artifact(artifact.id)
