@@ -13,10 +13,13 @@ else), every record by a newline, and mode is octal. The first line ends in a ne
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from baker.layer import Layer
 from baker.model import FileEntry, Manifest, Package
+
+_SOURCE_RPM = re.compile(r"(.+)-([^-]+-[^-]+)\.(?:no)?src\.rpm")
 
 # --- identity -------------------------------------------------------------------------------------
 
@@ -71,6 +74,32 @@ def _list_fields(stanza: str) -> Iterator[tuple[str, str]]:
         name, colon, value = line.partition(":")
         if colon and name in wanted:
             yield name, value.strip()
+
+
+def parse_rpm_list(text: str) -> tuple[Package, ...]:
+    """The packages of lines ``NAME<tab>EPOCH:VERSION-RELEASE<tab>ARCH<tab>SOURCE RPM``, sorted.
+
+    As ``rpm -qa`` prints them with ``EPOCHNUM``: an epoch of 0 is left out. Imported keys are no packages. A
+    source's epoch is not known. Raises ValueError.
+    """
+    packages = []
+    for line in text.splitlines():
+        name, version, arch, source_file = line.split("\t")
+        if name == "gpg-pubkey":
+            continue
+        version = version.removeprefix("0:")
+        source = _SOURCE_RPM.fullmatch(source_file)
+        packages.append(
+            Package(
+                type="rpm",
+                name=name,
+                version=version,
+                arch=arch,
+                source=source[1] if source else name,
+                source_version=source[2] if source else version,
+            )
+        )
+    return tuple(sorted(packages))
 
 
 def fold_layers(layers: Iterable[Layer]) -> tuple[FileEntry, ...]:

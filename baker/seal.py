@@ -67,6 +67,35 @@ In a layer, a path that the parent had before comes back as the parent's."""
 EMPTIED = ("/etc/machine-id", "/var/log/*")
 """Files that stay, with owner and mode, and become empty: services may need them to exist."""
 
+REMOVED_FROM_INSTANCES = (
+    "/etc/insights-client/machine-id",
+    "/home/*/.mysql_history",
+    "/home/*/.psql_history",
+    "/home/*/.sudo_as_admin_successful",
+    "/home/*/.viminfo",
+    "/home/*/.zsh_history",
+    "/root/.mysql_history",
+    "/root/.psql_history",
+    "/root/.viminfo",
+    "/root/.zsh_history",
+    "/var/cache/PackageKit/*",
+    "/var/cache/dnf/*",
+    "/var/cache/libdnf5/*",
+    "/var/cache/yum/*",
+    "/var/lib/NetworkManager/*.lease",
+    "/var/lib/NetworkManager/secret_key",
+    "/var/lib/NetworkManager/seen-bssids",
+    "/var/lib/NetworkManager/timestamps",
+    "/var/lib/amazon/ssm/*",
+    "/var/lib/dhclient/*",
+    "/var/lib/dhcpcd/*",
+    "/var/lib/lastlog/*",
+    "/var/lib/logrotate/*",
+    "/var/lib/sudo/ts/*",
+    "/var/lib/wtmpdb/*",
+)
+"""What goes besides where a whole foreign system was booted, not one that baker put together."""
+
 _REMOVED = re.compile("|".join(translate(pattern) for pattern in REMOVED))
 _EMPTIED = re.compile("|".join(translate(pattern) for pattern in EMPTIED))
 
