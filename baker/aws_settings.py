@@ -229,5 +229,5 @@ AWS_ACCESS: Mapping[str, Schema] = {
 }
 """How AWS is reached: only in [aws] of baker.toml."""
 
-AWS_RESULT_SETTINGS = frozenset({"root_volume", "volumes", "user_data"})
-"""Those that can change what a bake comes to; ``user_data`` by the digest of the file."""
+AWS_RESULT_SETTINGS = frozenset({"root_volume", "volumes", "user_data_digest"})
+"""Those that can change what a bake comes to; of ``user_data`` it is the file's digest that counts."""

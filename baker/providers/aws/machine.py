@@ -1,0 +1,289 @@
+"""An EC2 instance as a Machine: commands as root over one verified SSH connection."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shlex
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from baker.errors import CloudError, CommandFailed, CommandTimeout, Interrupted, MachineError
+from baker.providers.aws.instances import (
+    Instance,
+    describe_instance,
+    read_console_tail,
+    require_running,
+    stop_instance,
+)
+from baker.providers.aws.session import AwsSession
+from baker.providers.aws.ssh import (
+    Access,
+    ConnectionLost,
+    Flooded,
+    LoginRefused,
+    SshConnection,
+    TimedOut,
+    Unreachable,
+    describe_command,
+    describe_known_hosts,
+)
+from baker.providers.protocol import CommandResult, OutputSink
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENVIRONMENT = {
+    "PATH": PATH,
+    "HOME": "/root",
+    "USER": "root",
+    "LOGNAME": "root",
+    "SHELL": "/bin/sh",
+    "LANG": "C.UTF-8",
+    "TERM": "dumb",
+}
+COOKIE = "BAKER_COMMAND"
+"""Marks in the environment whatever a command starts, so that a time-out ends all of it."""
+
+MAX_OUTPUT = 256 << 20
+RETRY_SECONDS = 0.5
+LOGIN_SECONDS = 60.0
+"""How long an instance that answers may go on refusing our key: cloud-init may still be at it."""
+
+LOOK_SECONDS = 15.0
+"""How often is asked, while nothing answers, whether the instance still runs."""
+
+KILL = """
+for round in 1 2 3; do
+    found=
+    for file in /proc/[0-9]*/environ; do
+        grep -qszx "$1" "$file" || continue
+        pid=${file%/environ}
+        kill -9 "${pid#/proc/}" 2>/dev/null && found=1
+    done
+    [ -n "$found" ] || exit 0
+done
+"""
+
+Connect = Callable[[Access], SshConnection]
+
+
+class AwsMachine:
+    """A running instance. ``wait_until_reachable`` comes first; ``cancel`` ends what is waited for."""
+
+    def __init__(
+        self,
+        name: str,
+        recipe: str,
+        instance: Instance,
+        access: Access,
+        aws: AwsSession,
+        *,
+        ssh_seconds: float,
+        cancel: threading.Event,
+    ) -> None:
+        self.name = name
+        self.recipe = recipe
+        self.instance = instance
+        self.access = access
+        self.cancel = cancel
+        self._aws = aws
+        self._ssh_seconds = ssh_seconds
+        self._connection: SshConnection | None = None
+        self._boot = ""
+        self._lock = threading.RLock()
+        self._stopped = False
+
+    # --- connecting -------------------------------------------------------------------------------
+
+    def wait_until_reachable(self) -> None:
+        """Raises MachineError with the console's tail, WrongHostKey at once, Interrupted."""
+        with self._lock:
+            deadline = time.monotonic() + self._ssh_seconds
+            refused_until = None
+            looked = time.monotonic()
+            while True:
+                try:
+                    self._connection = SshConnection.open(self.access)
+                    break
+                except LoginRefused as error:
+                    refused_until = refused_until or time.monotonic() + LOGIN_SECONDS
+                    if time.monotonic() > min(refused_until, deadline):
+                        raise self._explain_login(error) from error
+                    last: MachineError = error
+                except Unreachable as error:
+                    last = error
+                now = time.monotonic()
+                if now > deadline:
+                    raise self._explain_silence(last) from last
+                if now - looked > LOOK_SECONDS:
+                    looked = now
+                    self._require_running()
+                if self.cancel.wait(RETRY_SECONDS):
+                    raise Interrupted("interrupted")
+            self._require_root()
+
+    def _require_root(self) -> None:
+        done = self._connected().run(self._line(["cat", "/proc/sys/kernel/random/boot_id"], {}), timeout=60.0)
+        if done.exit_status != 0:
+            said = done.stderr.decode(errors="replace").strip() or "it says nothing"
+            raise MachineError(
+                f"{self.access.user} may not become root on instance {self.instance.id} "
+                f"in {self.instance.region}: {said}",
+                hint="ssh_user in [aws] must be root, or a user who may use sudo without a password.",
+            )
+        self._boot = done.stdout.decode().strip()
+
+    def _require_running(self) -> None:
+        require_running(
+            describe_instance(self._aws, self.instance.region, self.instance.id), self.instance.region
+        )
+
+    def _explain_silence(self, last: MachineError) -> MachineError:
+        tail = read_console_tail(self._aws, self.instance.region, self.instance.id)
+        return MachineError(
+            f"instance {self.instance.id} in {self.instance.region} did not answer by SSH within "
+            f"{self._ssh_seconds:.0f} s ({last})\nthe end of its console:\n{tail}",
+            hint="Check subnet, address and open_to in [aws] (is there a way to it from here?), or raise "
+            "ssh_timeout.",
+        )
+
+    def _explain_login(self, error: LoginRefused) -> MachineError:
+        tail = read_console_tail(self._aws, self.instance.region, self.instance.id)
+        return MachineError(
+            f"instance {self.instance.id} in {self.instance.region} does not let {self.access.user} in "
+            f"({error})\nthe end of its console:\n{tail}",
+            hint="Set ssh_user in [aws] to the AMI's own user (admin, ubuntu, ec2-user, …).",
+        )
+
+    def _connected(self) -> SshConnection:
+        """The connection, made again where it broke (the machine may have rebooted)."""
+        with self._lock:
+            if self._stopped:
+                raise MachineError(f"machine {self.name} is not running")
+            if self._connection is None or not self._connection.is_open:
+                self._require_running()
+                self._connection = None
+                self.wait_until_reachable()
+            assert self._connection is not None
+            return self._connection
+
+    # --- using ------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        on_output: OutputSink | None = None,
+    ) -> CommandResult:
+        """See ``Machine.run``. The status is -1 if the machine rebooted under the command."""
+        connection = self._connected()
+        cookie = f"{COOKIE}={secrets.token_hex(8)}"
+        command = self._line(argv, {**(env or {}), COOKIE: cookie.partition("=")[2]})
+        shown = shlex.join(argv)[:200]
+        try:
+            done = connection.run(
+                command, stdin=stdin, timeout=timeout, on_output=on_output, limit=MAX_OUTPUT
+            )
+        except TimedOut:
+            self._kill(cookie)
+            raise CommandTimeout(f"{shown} ran longer than {timeout:g} s") from None
+        except Flooded:
+            self._kill(cookie)
+            raise MachineError(
+                f"{shown} printed more than {MAX_OUTPUT >> 20} MiB",
+                hint="Redirect its output to a file in the machine.",
+            ) from None
+        except ConnectionLost as error:
+            return self._explain_break(shown, error)
+        except BaseException:
+            with contextlib.suppress(MachineError):
+                self._kill(cookie)
+            raise
+        if done.exit_status is None:
+            if not connection.is_open:
+                return self._explain_break(shown, ConnectionLost("the SSH connection ended"))
+            return CommandResult(exit_status=-9, stdout=done.stdout, stderr=done.stderr)  # a signal ended it
+        return CommandResult(exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)
+
+    def _line(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
+        """The command line that runs ``argv`` as root, in the environment that local machines give too."""
+        words = ["env", "-i", *(f"{key}={value}" for key, value in {**ENVIRONMENT, **env}.items()), *argv]
+        if self.access.user != "root":
+            words = ["sudo", "-n", "--", *words]
+        return f"cd / && exec {shlex.join(words)}"
+
+    def _kill(self, cookie: str) -> None:
+        """End everything that carries a cookie. Raises MachineError if that cannot be told."""
+        argv = ["sh", "-c", KILL, "kill", cookie]
+        try:
+            self._connected().run(self._line(argv, {}), timeout=60.0)
+        except (ConnectionLost, TimedOut) as error:
+            raise MachineError(f"machine {self.name} does not answer any more") from error
+
+    def _explain_break(self, shown: str, error: ConnectionLost) -> CommandResult:
+        """A reboot ends a command, as a signal does. Raises MachineError for anything else."""
+        before = self._boot
+        try:
+            self._connected()
+        except MachineError as why:
+            why.args = (f"{why} (while it ran {shown})",)
+            raise
+        if self._boot == before:
+            raise MachineError(f"machine {self.name}: {error} while it ran {shown}") from error
+        return CommandResult(exit_status=-1, stdout=b"", stderr=b"")
+
+    def put(self, source: BinaryIO, path: str, *, mode: int = 0o644) -> None:
+        script = 'umask 077 && cat >"$1" && chmod "$2" "$1"'
+        done = self.run(["sh", "-c", script, "put", path, f"{mode:o}"], stdin=source.read())
+        self._require_success(done, f"{path} could not be written in {self.name}")
+
+    def get(self, path: str, destination: BinaryIO) -> None:
+        done = self.run(["cat", "--", path])
+        self._require_success(done, f"{path} could not be read in {self.name}")
+        destination.write(done.stdout)
+
+    @staticmethod
+    def _require_success(done: CommandResult, what: str) -> None:
+        if done.exit_status != 0:
+            stderr = done.stderr.decode(errors="replace").strip()
+            raise CommandFailed(f"{what}: {stderr}", exit_status=done.exit_status, stderr_tail=stderr)
+
+    def alive(self) -> bool:
+        return not self._stopped and self._connection is not None and self._connection.is_open
+
+    def interactive(self, argv: Sequence[str]) -> int:
+        with tempfile.TemporaryDirectory(prefix="baker-ssh-") as folder:
+            command = write_access(self.access, Path(folder), self._line(argv, {"TERM": "xterm"}))
+            return subprocess.run(command).returncode
+
+    # --- ending -----------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self.disconnect()
+            with contextlib.suppress(CloudError):
+                stop_instance(self._aws, self.instance, None)
+
+    def disconnect(self) -> None:
+        """Nothing reaches it through this object any more. Idempotent."""
+        self._stopped = True
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def write_access(access: Access, folder: Path, remote: str = "") -> list[str]:
+    """Write key and known hosts into ``folder`` and return the ssh command that uses them."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    key, hosts = folder / "key", folder / "known_hosts"
+    key.touch(mode=0o600)
+    key.write_text(access.key.private)
+    hosts.write_text(describe_known_hosts(access))
+    return describe_command(access, str(key), str(hosts), remote)

@@ -1,0 +1,69 @@
+"""The SSM parameters that follow a channel, for others: launch templates, Terraform, CloudFormation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from baker.errors import CloudError
+from baker.model import Build
+from baker.providers.aws.refusals import Refused
+from baker.providers.aws.session import AwsSession
+from baker.providers.aws.waiting import SOON, wait_for
+
+MAIN_ARCH = "x86_64"
+VALID_SECONDS = 15.0
+"""How long AWS may take to see for itself that an AMI is one: only then the parameter has the new value."""
+
+
+def name_parameter(prefix: str, recipe: str, channel: str, arch: str, *, only: bool) -> str:
+    """The architecture is in the name where it is not x86_64 and there are others."""
+    name = f"{prefix}/{recipe}/{channel}"
+    return name if only or arch == MAIN_ARCH else f"{name}/{arch}"
+
+
+def point_parameters(
+    aws: AwsSession, recipe: str, channel: str, builds: Sequence[Build], prefix: str
+) -> list[str]:
+    """Let the parameters of every region name the builds' AMIs; returns the regions that lag, with why."""
+    lagging: dict[str, str] = {}
+    for build in builds:
+        for artifact in build.artifacts:
+            told = artifact.details.get("distribution", {}).get("parameters", prefix)
+            name = name_parameter(told, recipe, channel, build.arch, only=len(builds) == 1)
+            if not told or artifact.store in lagging:
+                continue
+            try:
+                _put(aws, artifact.store, name, artifact.id, f"baker: {recipe}:{channel}")
+            except CloudError as error:
+                lagging[artifact.store] = str(error)
+    return [f"{region}: {why}" for region, why in lagging.items()]
+
+
+def _put(aws: AwsSession, region: str, name: str, image_id: str, description: str) -> None:
+    aws.ssm(
+        region,
+        "put_parameter",
+        Name=name,
+        Value=image_id,
+        Type="String",
+        DataType="aws:ec2:image",
+        Description=description,
+        Overwrite=True,
+    )
+
+    def ask() -> bool | None:
+        try:
+            value = aws.ssm(region, "get_parameter", Name=name)["Parameter"]["Value"]
+        except Refused as error:
+            if error.code != "ParameterNotFound":
+                raise
+            return None
+        return True if value == image_id else None
+
+    wait_for(
+        ask,
+        seconds=VALID_SECONDS,
+        pace=SOON,
+        what=lambda: f"parameter {name} in {region} does not name {image_id}",
+        at_once=True,
+    )
