@@ -261,7 +261,7 @@ def trying(workshop: Workshop) -> Iterator[Trial]:
     trial_id = identity.make_bake_id()
     log_path = workshop.home / "logs" / f"{trial_id}.log"
     # No ledger: it is the catalog's, about bakes. A dead trial's machine is found by its name.
-    teardown = Teardown(trial_id, None)
+    teardown = Teardown(trial_id, None, workshop.interruption.cancel)
     with identity.alive(workshop.home, trial_id), BakeLog.open(log_path) as log:
         log.write(f"try {trial_id} of {recipe.name} for {workshop.target}")
         workshop.show(Note(text=f"{recipe.name} for {workshop.target}, log {log_path}"))

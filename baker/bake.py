@@ -20,7 +20,7 @@ from baker.configurer import (
     tests_child_spec,
 )
 from baker.ending import finish
-from baker.errors import BakerError, HostError, ImageTestError, UsageError
+from baker.errors import BakerError, HostError, ImageTestError, MachineReclaimed, UsageError
 from baker.fingerprint import fingerprint, image_test_inputs, traced_inputs
 from baker.kitchen import Bake, Kitchen
 from baker.knowledge import resolve_parent, tool_versions
@@ -28,11 +28,11 @@ from baker.log import FREE_SPACE, BakeLog
 from baker.manifest import fold_layers, manifest_digest
 from baker.model import BakeResult, Build, Image, Manifest, Provenance, Recipe, Reference, Stage
 from baker.plan import Action, PlanEntry, describe_reasons
-from baker.progress import BakeStarted, count
+from baker.progress import BakeStarted, Note, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
 from baker.settings import target_settings
 from baker.sidecar import format_wanted
-from baker.teardown import Teardown
+from baker.teardown import Teardown, describe_resource
 
 
 def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
@@ -57,7 +57,7 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
             entry=entry,
             kitchen=kitchen,
             log=log,
-            teardown=Teardown(bake_id, kitchen.catalog),
+            teardown=Teardown(bake_id, kitchen.catalog, kitchen.interruption.cancel),
             started=datetime.now(UTC),
         )
         log.write(
@@ -76,7 +76,7 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
         image: Image | None = None
         error: BakerError | None = None
         try:
-            image = use_again(running, carried) if entry.build else run_pipeline(running, carried)
+            image = use_again(running, carried) if entry.build else run_twice_at_most(running, carried)
         except BakerError as failure:
             log.write(f"failed: {failure}")
             error = kitchen.interruption.explain(failure)
@@ -94,6 +94,28 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
                 ended = finish(running, image, error)
     kitchen.show(ended)
     return ended.result
+
+
+def run_twice_at_most(bake: Bake, carried: Sequence[str]) -> Image:
+    """The pipeline, and once more from its beginning if the provider took a machine back."""
+    try:
+        return run_pipeline(bake, carried)
+    except MachineReclaimed as error:
+        start_over(bake, error)
+    return run_pipeline(bake, carried)
+
+
+def start_over(bake: Bake, error: MachineReclaimed) -> None:
+    """Remove what was made so far. Raises ``error`` if something stays: the bake ends, and names it."""
+    bake.log.write(f"reclaimed: {error}")
+    bake.kitchen.show(Note(text=f"{bake.recipe.name}: {error}. Starting over, once"))
+    bake.machine = None
+    for resource in reversed(bake.teardown.resources):
+        try:
+            bake.teardown.undo(resource)
+        except (BakerError, OSError) as failure:
+            bake.log.write(f"not removed: {describe_resource(resource)}: {failure}")
+            raise error from failure
 
 
 def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
@@ -325,5 +347,13 @@ def distribute(bake: Bake, image: Image, build: Build) -> Image:
     """Bring the build to every place of its target; then the image is available."""
     wanted = format_wanted(wanted_places(bake))
     labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id, "wanted": wanted}
-    artifacts = bake.provider.distribute(build, labels, bake.teardown)
+    try:
+        artifacts = bake.provider.distribute(build, labels, bake.teardown)
+    except BakerError as error:
+        hint = (
+            f"{image.reference} is registered, and not available for {build.target}/{build.arch} until it is "
+            "everywhere. The next bake for that target brings it there, or: baker system sweep"
+        )
+        error.hint = f"{error.hint}\n{hint}" if error.hint else hint
+        raise
     return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})

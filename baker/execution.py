@@ -96,6 +96,10 @@ def execute_plan(
         sweep_dead_bakes(kitchen.catalog, concerned, kitchen.settings.home, ask={"local"} & targets)
     with kitchen.interruption.shielded():
         results = _execute_in_threads(recipes, plan, kitchen, jobs=jobs, wait=wait)
+        if late := plan_latecomers(recipes, results, kitchen):
+            joined = _execute_in_threads(recipes, late, kitchen, jobs=jobs, wait=wait)
+            ended = {node_of(result): result for result in joined}
+            results = [ended.get(node_of(result), result) for result in results]
     kitchen.interruption.check()
     return results
 
@@ -157,7 +161,23 @@ def _tell_end(node: Node, work: Callable[[], BakeResult], ended: Ended) -> None:
         ended.put((node, error))
 
 
-def node_of(entry: PlanEntry) -> Node:
+def plan_latecomers(
+    recipes: Mapping[str, Recipe], results: Sequence[BakeResult], kitchen: Kitchen
+) -> tuple[PlanEntry, ...]:
+    """What was expected to be baked, came out unchanged, and is lacking in the version that its sibling for
+    another target began."""
+    baked = {result.recipe for result in results if result.outcome is Outcome.BAKED}
+    unchanged = {node_of(result) for result in results if result.outcome is Outcome.UNCHANGED}
+    names = sorted({recipe for recipe, _, _ in unchanged} & baked)
+    if not names or kitchen.interruption.cancel.is_set():
+        return ()
+    plan = plan_bakes(recipes, kitchen, selected=names)
+    return tuple(
+        entry for entry in plan if entry.action is Action.BAKE and entry.build and node_of(entry) in unchanged
+    )
+
+
+def node_of(entry: PlanEntry | BakeResult) -> Node:
     return entry.recipe, entry.target, entry.arch
 
 

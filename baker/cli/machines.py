@@ -75,7 +75,7 @@ def run(
         )
     run_id = identity.make_bake_id()
     interruption = Interruption()
-    teardown = Teardown(run_id, None)
+    teardown = Teardown(run_id, None, interruption.cancel)
     with identity.alive(settings.home, run_id), interruption.installed():
         try:
             machine = provider.start(run_id, image.recipe, build.artifacts[0], teardown, limits)

@@ -10,6 +10,7 @@ from typing import Any
 
 from baker.errors import BadReference
 from baker.model import RECIPE_NAME, AmiSource, Bootstrap, Recipe, Reference, Source, TargetSpec, TreeSource
+from baker.recipes.ami import check_ami_query
 from baker.recipes.data import find_dates, merge_data
 from baker.recipes.schema import DISTRIBUTIONS, FROM, RECIPE_SCHEMA, RESERVED_NAMES, TREE_FORMATS
 from baker.toml_file import Document, KeyPath, Problem, describe, find_problems, read_document
@@ -148,9 +149,12 @@ def _check_values(document: Document, folder: Path) -> Iterator[Problem]:
             continue
         value = table["from"] if own else values["from"]
         source = _parse_source(value, target)
+        path: KeyPath = ("targets", target, "from") if own else ("from",)
+        if isinstance(source, AmiSource):
+            for inside, message in check_ami_query(source.query):
+                yield document.problem((*path, *inside), message)
         if isinstance(source, str):
             shown = "{…}" if isinstance(value, dict) else describe(value)
-            path: KeyPath = ("targets", target, "from") if own else ("from",)
             yield document.problem(path, f"from = {shown} {source}")
         for path, value in find_dates(table.get("data", {}), ("targets", target, "data")):
             yield document.problem(path, f"{describe(value)} is a date or time: write it as text")

@@ -15,6 +15,7 @@ from baker.model import AmiSource, Bootstrap, Reference, TreeSource
 from baker.recipes import apply_overrides, load_recipe, load_recipes, merge_data, recipe_schema, validate_all
 from baker.toml_file import locate_keys
 
+AMI = "[targets.aws]\nfrom = { "
 ROOT = 'from = "debian:trixie"\n'
 
 
@@ -307,10 +308,44 @@ def test_missing_recipes_folder_is_named(tmp_path):
         ('[targets.aws]\nfrom = "debian:trixie"\n',
          '2: from = "debian:trixie" only bootstraps the target local: give [targets.aws] a "from" of its own'),
         ('from = "web"\n', '1: "from" goes in a circle: web -> web'),
+        # AMIs
+        (f'{AMI}name = "debian-13-*" }}\n', '2: "owner" is required: anybody can publish an AMI of that name'),
+        (f'{AMI}owner = "136693071363" }}\n',
+         '2: "name" is missing: which of the owner\'s AMIs, such as "debian-13-{deb_arch}-*"'),
+        (f'{AMI}owner = "Debian", name = "debian-13-*" }}\n',
+         '2: "owner" must be an account (12 digits), self, amazon or aws-marketplace, not "Debian"'),
+        (f'{AMI}id = "ami-12345678", ssm = "/aws/debian" }}\n', '2: "id" and "ssm" both find an AMI: give one of them'),
+        (f'{AMI}id = "debian" }}\n', '2: "id" must be an AMI\'s id ("ami-0123456789abcdef0"), not "debian"'),
+        (f'{AMI}ssm = "aws/debian" }}\n',
+         '2: "ssm" must be the name of an SSM parameter ("/aws/service/…"), not "aws/debian"'),
+        (f'{AMI}ssm = "/aws/debian", arch = "arm64" }}\n', '2: "arch" goes with "name" only: "ssm" names one AMI'),
+        (f'{AMI}owner = "self", name = "mine-{{architecture}}-*" }}\n',
+         '2: "name" holds {architecture}: only {arch} and {deb_arch} are filled in'),
+        (f'{AMI}owner = "self", name = "mine-*", arch = "amd64" }}\n', '2: "arch" must be "x86_64" or "arm64", not "amd64"'),
+        ('[targets.aws.from]\nowner = "self"\nname = "mine-*"\narchs = "arm64"\n',
+         '4: unknown key "archs" (did you mean "arch"?): an AMI is found by '
+         '{ owner = "136693071363", name = "debian-13-{deb_arch}-*" }, { ssm = "/aws/service/…" } or { id = "ami-…" }'),
+        (f"{AMI}}}\n", '2: a table that finds an AMI is { owner = "136693071363", name = "debian-13-{deb_arch}-*" }, '
+         '{ ssm = "/aws/service/…" } or { id = "ami-…" }'),
     ],
 )  # fmt: skip
 def test_mistake_is_named_by_file_line_and_key(tmp_path, text, message):
     assert_one_problem(tmp_path, text, message)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        'id = "ami-0123456789abcdef0"',
+        'owner = "136693071363", name = "debian-13-{deb_arch}-*"',
+        'owner = "amazon", name = "al2023-ami-*-{arch}", arch = "x86_64"',
+        'ssm = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}"',
+    ],
+)
+def test_ami_is_found_by_id_by_owner_and_name_or_by_ssm_parameter(tmp_path, query):
+    write_recipe(tmp_path, "web", f"[targets.aws]\nfrom = {{ {query} }}\n")
+    (recipe,) = load_recipes(tmp_path).values()
+    assert recipe.targets["aws"].source == AmiSource(query=tomllib.loads(query.replace(", ", "\n")))
 
 
 def test_text_that_is_not_utf8_is_named_by_line(tmp_path):
