@@ -14,6 +14,7 @@ from typing import IO
 
 from baker.errors import HostError
 
+OWN_HOME = "Set BAKER_HOME to a folder of yours, or run it as the user whose folder it is."
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -70,8 +71,12 @@ def in_turn(home: Path, name: str, wait: Callable[[], None]) -> Iterator[None]:
 
 
 def mark_kept(home: Path, bake_id: str) -> None:
-    """Say that what is left of a bake is left on purpose."""
-    (bakes_folder(home) / f"{bake_id}.kept").touch()
+    """Say that what is left of a bake is left on purpose. Raises HostError."""
+    path = bakes_folder(home) / f"{bake_id}.kept"
+    try:
+        path.touch()
+    except OSError as error:
+        raise HostError(f"{path} cannot be made: {error.strerror}", hint=OWN_HOME) from error
 
 
 def is_kept(home: Path, bake_id: str) -> bool:
@@ -96,7 +101,7 @@ def _open_to_lock(path: Path) -> IO[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w")
     except OSError as error:
-        raise HostError(f"the lock {path} cannot be made: {error.strerror}") from error
+        raise HostError(f"the lock {path} cannot be made: {error.strerror}", hint=OWN_HOME) from error
 
 
 def host_name() -> str:

@@ -13,6 +13,7 @@ from io import FileIO
 from pathlib import Path
 
 from baker.errors import HostError
+from baker.identity import OWN_HOME
 
 PACKED_BYTES = 1 << 20
 """The most that one log takes in the catalog."""
@@ -37,7 +38,10 @@ class BakeLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("xb", buffering=0)
         except OSError as error:
-            raise HostError(f"the log {path} cannot be written: {error.strerror}") from error
+            raise HostError(
+                f"the log {path} cannot be written: {error.strerror}",
+                hint=OWN_HOME if isinstance(error, PermissionError) else FREE_SPACE,
+            ) from error
         with file:
             yield cls(path, file)
 

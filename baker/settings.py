@@ -3,6 +3,10 @@
 Flag > BAKER_* variable > recipe's target table > baker.toml > default. The variables are ``BAKER_HOME``,
 ``BAKER_CATALOG``, ``BAKER_ACTOR`` and, for every key of a target's table, ``BAKER_LOCAL_KEY`` and
 ``BAKER_AWS_KEY`` (``BAKER_LOCAL_MIRROR`` is ``mirror`` of ``[local]``). An empty one counts as unset.
+
+The default of ``BAKER_HOME`` is /var/lib/baker for root, and for everybody where it is there; else it is a
+user's own ``$XDG_DATA_HOME/baker`` (``~/.local/share/baker`` unless set). ``BAKER_SANDBOX`` is no setting of
+a project: see ``baker.configurer.sandbox``.
 """
 
 from __future__ import annotations
@@ -262,7 +266,8 @@ def load_settings(
     variables = {name: value for name, value in environ.items() if value}
     document = _read_project(project) if project else None
     table: Mapping[str, Any] = document.values if document else {}
-    chosen_home = Path(home or variables.get("BAKER_HOME") or DEFAULT_HOME).expanduser().absolute()
+    chosen_home = Path(home or variables.get("BAKER_HOME") or find_default_home(variables))
+    chosen_home = chosen_home.expanduser().absolute()
     return Settings(
         home=chosen_home,
         catalog_url=catalog_url
@@ -279,6 +284,17 @@ def load_settings(
         retention=dict(table.get("retention", {})),
         variables={target: _target_variables(target, variables) for target in TARGETS},
     )
+
+
+def find_default_home(variables: Mapping[str, str]) -> str:
+    """Where baker keeps its things unless somebody says otherwise; see above."""
+    if os.geteuid() == 0 or os.path.isdir(DEFAULT_HOME):  # noqa: PTH112 - as in find_project
+        return DEFAULT_HOME
+    data = variables.get("XDG_DATA_HOME", "")
+    if not data.startswith("/"):  # by its specification a relative one does not count
+        own = variables.get("HOME") or os.path.expanduser("~")  # noqa: PTH111 - Path raises where there is none
+        data = f"{own}/.local/share"
+    return f"{data}/baker" if data.startswith("/") else DEFAULT_HOME
 
 
 def target_settings(settings: Settings, spec: TargetSpec) -> dict[str, Any]:

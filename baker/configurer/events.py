@@ -80,6 +80,13 @@ class RecipeOutput:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Unconfined:
+    """The recipe's process has no sandbox, and ``why``. The parent says so itself."""
+
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ImageTestStarted:
     """An image test starts."""
 
@@ -109,6 +116,7 @@ Event = (
     | OperationRetried
     | OperationFailed
     | RecipeOutput
+    | Unconfined
     | ImageTestStarted
     | ImageTestEnded
 )

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from baker.configurer.clock import Clock, OutOfTime
 from baker.configurer.events import Event, ImageTestEnded, ImageTestStarted, read_event
-from baker.configurer.parent import explain_early_end, make_sandbox, workdir_of
+from baker.configurer.parent import explain_early_end, make_sandbox, warn_without_sandbox, workdir_of
 from baker.configurer.process import ChildSpec, Standby
 from baker.configurer.redaction import Redactor
 from baker.configurer.session import Line, Message, Session, run_child
@@ -78,6 +78,7 @@ def run_image_tests(
         "name": recipe.name,
         "files": [str(Path(recipe.folder, file)) for file in files],
     }
+    warn_without_sandbox(on_event, log)
     try:
         with (standby or Standby()).take(tests_child_spec(recipe, hidden)) as child:
             exit_status = run_child(session, child, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,19 @@ from baker.configurer.events import (
     OperationStarted,
     Prepared,
     RecipeOutput,
+    Unconfined,
     read_event,
 )
 from baker.configurer.process import ChildSpec, Standby
 from baker.configurer.redaction import Redactor
-from baker.configurer.sandbox import Sandbox, find_interpreter_folders, find_linked_packages
+from baker.configurer.sandbox import (
+    CREDENTIALS,
+    Sandbox,
+    explain_refusal,
+    find_interpreter_folders,
+    find_linked_packages,
+    why_no_sandbox,
+)
 from baker.configurer.session import Line, Message, Session, run_child
 from baker.errors import ConfigureError, HostError
 from baker.model import Recipe
@@ -118,6 +127,7 @@ def configure(
         "secrets": dict(request.secrets),
     }
     log(f"configuring {recipe.name} for {request.target}")
+    warn_without_sandbox(on_event, log)
     spec = child_spec(recipe, request.environment, request.hidden)
     try:
         with (standby or Standby()).take(spec) as child:
@@ -144,12 +154,23 @@ def workdir_of(recipe: Recipe) -> str:
 
 
 def make_sandbox(recipe: Recipe, hidden: Sequence[str]) -> Sandbox:
-    inside = [folder for folder in hidden if Path(folder).is_relative_to(recipe.project)]
+    """What the recipe's process may see. Of the user's home not even in a project that holds it."""
+    readable = (*find_interpreter_folders(), *find_linked_packages([recipe.project, *hidden]))
+    home = os.path.expanduser("~")  # noqa: PTH111 - Path raises for a user without one
+    covered = [*hidden, *(f"{home}/{name}" for name in CREDENTIALS)]
+    inside = [folder for folder in covered if Path(folder).is_relative_to(recipe.project)]
     return Sandbox(
         project=recipe.project,
-        readable=(*find_interpreter_folders(), *find_linked_packages([recipe.project, *hidden])),
+        readable=readable,
         hidden=tuple(folder for folder in inside if Path(folder).is_dir()),
     )
+
+
+def warn_without_sandbox(on_event: Callable[[Event], None], log: Callable[[str], None]) -> None:
+    """Say it each time, where everybody looks."""
+    if (why := why_no_sandbox()) is not None:
+        log(f"no sandbox ({why}): the recipe's code may read all that this user may, credentials too")
+        on_event(Unconfined(why=why))
 
 
 class _Listener:
@@ -262,6 +283,11 @@ def explain_failure(
     if isinstance(unreadable, str):
         path = Path(recipe.project, unreadable)
         flags = "-R o+rX" if path.is_dir() else "o+r"
+        if os.geteuid() != 0:
+            return ConfigureError(
+                f"{unreadable}: the recipe's process cannot read it: it has the rights of this user",
+                hint=f"ls -ld {path} shows whose it is",
+            )
         return ConfigureError(
             f"{unreadable}: the recipe's process cannot read it: it runs as nobody",
             hint=f"chmod {flags} {path}",
@@ -287,6 +313,11 @@ def explain_early_end(
 ) -> ConfigureError | HostError:
     """A child that said neither that it is done nor why it is not."""
     tail = "".join(f"\n  {line}" for line in output[-OUTPUT_TAIL:])
+    if not started and os.geteuid() != 0:
+        return explain_refusal("\n".join(output)) or HostError(
+            f"the recipe's process did not start (status {exit_status}){tail}",
+            hint="Make the project, the interpreter and its packages readable for this user",
+        )
     if not started:
         return HostError(
             f"the sandbox for a recipe's code did not start (status {exit_status}){tail}",

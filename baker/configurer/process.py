@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from baker.configurer.sandbox import ACCOUNTS, ENVIRONMENT, Sandbox, require_tools, sandbox_argv
+from baker.configurer.bubblewrap import start_confined
+from baker.configurer.sandbox import Sandbox, require_tools, why_no_sandbox
+from baker.configurer.unconfined import start_unconfined
 from baker.configurer.wire import SOCKET_VARIABLE
+
+
+class Grip(Protocol):
+    """What a child's processes are ended by."""
+
+    def kill(self) -> None:
+        """End them all and reap the one that we started. Idempotent."""
+
+    def release(self) -> None:
+        """Let go of what this holds, after ``kill``. Once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChildSpec:
-    """``python -m MODULE`` in a sandbox. Two equal ones make children that can stand in for one another."""
+    """``python -m MODULE`` in a sandbox, or without one: see ``why_no_sandbox``.
+
+    Two equal ones make children that can stand in for one another.
+    """
 
     module: str
     sandbox: Sandbox
@@ -30,23 +43,30 @@ class ChildSpec:
 class Child:
     """It imports what it needs and then waits for the request on its stdin; its output is one stream.
 
-    ``socket`` is the parent's end of the pair that it asks by. ``pidfd`` is that of the sandbox's first
-    process; None if it did not come to that.
+    ``socket`` is the parent's end of the pair that it asks by.
     """
 
     spec: ChildSpec
     process: subprocess.Popen[bytes]
     socket: socket.socket
-    pidfd: int | None
+    grip: Grip
 
     @classmethod
     def start(cls, spec: ChildSpec) -> Child:
         """Raises HostError if this host cannot make a sandbox. Whoever has it must ``end`` it."""
-        require_tools()
+        confined = why_no_sandbox() is None
+        if confined:
+            require_tools()
         ours, theirs = socket.socketpair()
         with theirs:
-            process, pidfd = _start(spec, theirs.fileno())
-        return cls(spec=spec, process=process, socket=ours, pidfd=pidfd)
+            environment = {**dict(spec.environment), SOCKET_VARIABLE: str(theirs.fileno())}
+            process: subprocess.Popen[bytes]
+            grip: Grip
+            if confined:
+                process, grip = start_confined(spec.sandbox, spec.module, environment, theirs.fileno())
+            else:
+                process, grip = start_unconfined(spec.module, environment, theirs.fileno())
+        return cls(spec=spec, process=process, socket=ours, grip=grip)
 
     def send_request(self, request: Mapping[str, Any]) -> None:
         assert self.process.stdin is not None
@@ -54,16 +74,8 @@ class Child:
             self.process.stdin.write(json.dumps(request).encode())
 
     def kill(self) -> None:
-        """End the sandbox's first process: the kernel ends all others there, and bubblewrap then ends itself.
-
-        The other way round nobody of ours would be left to reap them.
-        """
-        if self.pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        else:
-            self.process.kill()
-        self.process.wait()
+        """End it and all that it started."""
+        self.grip.kill()
 
     def end(self) -> None:
         """Kill it and let go of what it is reached by. Once."""
@@ -73,8 +85,7 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
+        self.grip.release()
 
 
 class Standby:
@@ -108,31 +119,3 @@ class Standby:
     def _drop(self, module: str) -> None:
         if child := self._ready.pop(module, None):
             child.end()
-
-
-def _start(spec: ChildSpec, socket_fd: int) -> tuple[subprocess.Popen[bytes], int | None]:
-    """Start bubblewrap; returns it and a pidfd of its child."""
-    info, told = os.pipe()
-    with contextlib.ExitStack() as only_theirs, open(info) as answer:  # noqa: PTH123 - a descriptor
-        only_theirs.callback(os.close, told)
-        accounts = {}
-        for name, text in ACCOUNTS.items():
-            accounts[name] = os.memfd_create(name)
-            only_theirs.callback(os.close, accounts[name])
-            os.write(accounts[name], text.encode())
-            os.lseek(accounts[name], 0, os.SEEK_SET)
-        process = subprocess.Popen(
-            sandbox_argv(spec.sandbox, spec.module, info_fd=told, account_fds=accounts),
-            env={**ENVIRONMENT, **dict(spec.environment), SOCKET_VARIABLE: str(socket_fd)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(socket_fd, told, *accounts.values()),
-            start_new_session=True,  # a Ctrl-C is for us to act upon
-        )
-        only_theirs.close()
-        text = answer.read()
-    try:
-        return process, os.pidfd_open(json.loads(text)["child-pid"])
-    except (ValueError, ProcessLookupError):
-        return process, None

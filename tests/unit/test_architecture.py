@@ -44,7 +44,39 @@ ONLY_THERE = {
     "botocore": ("providers.aws",),
     "paramiko": ("providers.aws",),
     "fcntl": ("providers.local", "identity"),
+    "ctypes": ("providers.local", "providers.aws.inside"),
 }
+LINUX_ONLY = {
+    "os": {
+        *(
+            "eventfd",
+            "getxattr",
+            "listxattr",
+            "memfd_create",
+            "pidfd_open",
+            "removexattr",
+            "setns",
+            "setxattr",
+        ),
+        *(
+            "sched_getaffinity",
+            "sched_setaffinity",
+            "splice",
+            "unshare",
+            "copy_file_range",
+            "O_PATH",
+            "O_TMPFILE",
+        ),
+    },
+    "select": {"epoll"},
+    "signal": {"pidfd_send_signal"},
+    "socket": {"AF_NETLINK", "AF_PACKET", "AF_VSOCK", "SO_PEERCRED", "SOCK_CLOEXEC"},
+    "time": {"CLOCK_BOOTTIME"},
+}
+"""What these modules of the standard library have on no other system."""
+
+LINUX_ONLY_PLACES = ("providers.local", "configurer.bubblewrap", "providers.aws.inside")
+"""Who may use it, and not before it is called; the last one runs in the machine that is baked."""
 
 
 def list_modules() -> Iterator[tuple[str, Path]]:
@@ -117,3 +149,54 @@ def test_listing_images_imports_neither_pyinfra_nor_boto3_nor_alembic() -> None:
     ).stdout.split()
     for name in ("pyinfra", "boto3", "alembic", "gevent", "testinfra", "rich", "univers"):
         assert name not in loaded
+
+
+def test_only_the_local_target_and_the_sandbox_use_what_linux_alone_has() -> None:
+    for module, path in list_modules():
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        used = {
+            f"{node.value.id}.{node.attr}"
+            for node in nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        } | list_imports(path)
+        found = {f"{home}.{name}" for home, names in LINUX_ONLY.items() for name in names} & used
+        assert found == set() or is_in(module, LINUX_ONLY_PLACES), f"{module} uses {found}"
+
+
+ELSEWHERE = """
+import asyncio, importlib, os, pkgutil, select, signal, socket, subprocess, sys, sysconfig, time, types
+# What the standard library itself has only on a real one.
+sys.modules["_scproxy"] = types.SimpleNamespace(_get_proxy_settings=dict, _get_proxies=dict)
+sysconfig.get_config_vars()
+sys.platform = "darwin"
+for module, names in {linux_only!r}.items():
+    for name in names:
+        if hasattr(sys.modules[module], name):
+            delattr(sys.modules[module], name)
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name == "baker.providers.local":
+            raise ImportError(name + " works on Linux only")
+sys.meta_path.insert(0, Refuse())
+import baker
+for package in ("", ".cli", ".catalog", ".configurer", ".recipes", ".providers", ".providers.aws"):
+    package = "baker" + package
+    home = importlib.import_module(package)
+    for found in pkgutil.iter_modules(home.__path__, package + "."):
+        if not found.ispkg and found.name not in {children!r}:
+            importlib.import_module(found.name)
+            print(found.name)
+"""
+CHILDREN = ("child", "connector", "failures", "operations", "test_child", "testinfra_backend")
+
+
+def test_everything_that_an_aws_bake_needs_is_imported_on_a_mac() -> None:
+    """As far as a Linux host can show it, and without the configurer's children, who import pyinfra."""
+    script = ELSEWHERE.format(
+        linux_only={home: sorted(names) for home, names in LINUX_ONLY.items()},
+        children=tuple(f"baker.configurer.{name}" for name in CHILDREN),
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert {"baker.bake", "baker.cli.bakes", "baker.configurer.process", "baker.catalog.store"} <= imported

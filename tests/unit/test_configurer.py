@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shlex
 import socket
 import subprocess
@@ -27,7 +28,14 @@ from baker.configurer.events import (
 )
 from baker.configurer.project import Project
 from baker.configurer.redaction import MAX_LINE, LineFeed, Redactor
-from baker.configurer.sandbox import Sandbox, find_linked_packages, sandbox_argv
+from baker.configurer.sandbox import (
+    LIMITS,
+    Sandbox,
+    explain_refusal,
+    find_linked_packages,
+    limits,
+    sandbox_argv,
+)
 from baker.configurer.wire import MachineClient, WireError, receive_frame, send_frame
 
 # --- events -------------------------------------------------------------------------------------------
@@ -227,9 +235,12 @@ def option_values(argv: list[str], option: str) -> list[tuple[str, str]]:
     return [(argv[i + 1], argv[i + 2]) for i, word in enumerate(argv) if word == option]
 
 
-def build_argv(project: str, readable: Sequence[str] = (), hidden: Sequence[str] = ()) -> list[str]:
+def build_argv(
+    project: str, readable: Sequence[str] = (), hidden: Sequence[str] = (), as_root: bool = True
+) -> list[str]:
     sandbox = Sandbox(project=project, readable=readable, hidden=hidden)
-    return sandbox_argv(sandbox, "baker.configurer.child", info_fd=9, account_fds={"passwd": 7, "group": 8})
+    fds = {"passwd": 7, "group": 8}
+    return sandbox_argv(sandbox, "baker.configurer.child", info_fd=9, account_fds=fds, as_root=as_root)
 
 
 def test_sandbox_shows_the_project_and_the_interpreter_read_only_and_nothing_else_of_the_host() -> None:
@@ -258,6 +269,50 @@ def test_sandbox_ends_in_an_unprivileged_isolated_interpreter() -> None:
         *("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"),
     ]
     assert command[-6:] == [sys.executable, "-I", "-B", "-u", "-m", "baker.configurer.child"]
+
+
+def test_sandbox_of_another_user_than_root_is_a_user_namespace_without_any_right() -> None:
+    argv = build_argv("/p", hidden=["/p/.baker"], as_root=False)
+    start = argv.index("--unshare-user")
+    assert argv[start + 1 : start + 5] == ["--uid", "65534", "--gid", "65534"]
+    assert "--cap-add" not in argv
+    assert "setpriv" not in argv
+    for kind in ("pid", "net", "ipc", "uts"):
+        assert f"--unshare-{kind}" in argv
+    read_only = [argv[i + 1] for i, word in enumerate(argv) if word == "--remount-ro"]
+    assert read_only == ["/dev", "/p/.baker", "/"]
+    assert argv[argv.index("prlimit") + 5 :] == [
+        *(sys.executable, "-I", "-B", "-u", "-m", "baker.configurer.child")
+    ]
+
+
+def test_no_limit_of_the_sandbox_is_above_what_its_user_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda _: (100, 500))
+    assert limits(as_root=False) == {"as": 500, "nproc": 500, "nofile": 500, "core": 0}
+    assert limits(as_root=True) == dict(LIMITS)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (100, resource.RLIM_INFINITY))
+    assert limits(as_root=False) == dict(LIMITS)
+
+
+def test_switch_that_refuses_user_namespaces_is_named(tmp_path: Path) -> None:
+    text = "bwrap: setting up uid map: Permission denied\n"
+    for switch, wrong, right in (
+        ("unprivileged_userns_clone", "0", "1"),
+        ("apparmor_restrict_unprivileged_userns", "1", "0"),
+    ):
+        (tmp_path / switch).write_text(f"{right}\n")
+        error = explain_refusal(text, kernel=tmp_path)
+        assert error is not None
+        assert switch not in str(error.hint)
+        (tmp_path / switch).write_text(f"{wrong}\n")
+        error = explain_refusal(text, kernel=tmp_path)
+        assert error is not None
+        assert str(error.hint).startswith(f"sudo sysctl kernel.{switch}={right}")
+        assert "BAKER_SANDBOX=off" in str(error.hint)
+    masked = explain_refusal("bwrap: Can't mount proc on /newroot/proc: Operation not permitted")
+    assert masked is not None
+    assert "/proc of its own" in str(masked)
+    assert explain_refusal("bwrap: Can't find source path /p: Permission denied") is None
 
 
 def test_packages_that_are_installed_as_links_are_found_but_none_that_would_show_more(

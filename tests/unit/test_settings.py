@@ -61,11 +61,36 @@ def test_named_folder_that_is_no_project_is_refused(tmp_path):
 
 def test_defaults_without_a_project(monkeypatch):
     monkeypatch.setattr("os.getuid", lambda: 1234)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
     settings = load_settings(None, {})
     assert settings.home == Path("/var/lib/baker")
     assert settings.catalog_url == "sqlite:////var/lib/baker/catalog.db"
     assert settings.actor == "uid 1234"
     assert (settings.project, settings.recipes) == (None, None)
+
+
+HOMES = {
+    "his data folder": ({"HOME": "/h", "XDG_DATA_HOME": "/data"}, "/data/baker"),
+    "its default": ({"HOME": "/h"}, "/h/.local/share/baker"),
+    "not a relative one": ({"HOME": "/h", "XDG_DATA_HOME": "data"}, "/h/.local/share/baker"),
+    "what he says": ({"HOME": "/h", "BAKER_HOME": "/said"}, "/said"),
+}
+
+
+@pytest.mark.parametrize("case", HOMES)
+def test_user_who_is_not_root_has_a_home_of_his_own(monkeypatch, tmp_path, case):
+    variables, expected = HOMES[case]
+    monkeypatch.setattr("os.geteuid", lambda: 1234)
+    monkeypatch.setattr("baker.settings.DEFAULT_HOME", str(tmp_path / "missing"))
+    settings = load_settings(None, variables)
+    assert settings.home == Path(expected)
+    assert settings.catalog_url == f"sqlite:///{expected}/catalog.db"
+
+
+def test_store_of_this_host_is_everybodys_where_it_is_there(monkeypatch, tmp_path):
+    monkeypatch.setattr("os.geteuid", lambda: 1234)
+    monkeypatch.setattr("baker.settings.DEFAULT_HOME", str(tmp_path))
+    assert load_settings(None, {"HOME": "/h"}).home == tmp_path
 
 
 def test_settings_are_frozen():
