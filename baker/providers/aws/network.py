@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -106,8 +106,10 @@ def make_security_group(
     """The id of a group for all instances of one bake, open to one address. Removed by ``teardown``."""
     resource = marks.resource("security-group", marks.bake, region)
     allowed = find_caller_range(options)
-    with teardown.making(resource, lambda: remove_security_group(aws, resource)):
+    known: list[str] = []
+    with teardown.making(resource, lambda: remove_security_group(aws, resource, known)):
         group = _create_group(aws, region, network, marks)
+        known.append(group)
         ranges: dict[str, Any] = {"IpRanges": [{"CidrIp": allowed, "Description": "the host that bakes"}]}
         if ":" in allowed:
             ranges = {"Ipv6Ranges": [{"CidrIpv6": allowed, "Description": "the host that bakes"}]}
@@ -150,10 +152,10 @@ def find_security_groups(aws: AwsSession, region: str, bake: str) -> list[str]:
     return [one["GroupId"] for one in found if read_tags(one).get("baker:bake") == bake]
 
 
-def remove_security_group(aws: AwsSession, resource: Resource) -> None:
-    """Delete it once its instances are gone. Idempotent. Raises CloudError."""
+def remove_security_group(aws: AwsSession, resource: Resource, known: Sequence[str] = ()) -> None:
+    """Delete it once its instances are gone; ``known`` is its id. Idempotent. Raises CloudError."""
     region = resource.place
-    for group in find_security_groups(aws, region, bake_of(resource.id)):
+    for group in known or find_security_groups(aws, region, bake_of(resource.id)):
         wait_for(
             partial(_delete_group, aws, region, group),
             seconds=DETACH_SECONDS,

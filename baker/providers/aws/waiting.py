@@ -26,10 +26,10 @@ class Pace:
     longest: float
 
 
-SOON = Pace(first=1.0, longest=4.0)
+SOON = Pace(first=0.5, longest=4.0)
 """For what takes seconds: an instance that starts or stops."""
 
-LATER = Pace(first=2.0, longest=15.0)
+LATER = Pace(first=1.0, longest=15.0)
 """For what takes minutes: an AMI."""
 
 
