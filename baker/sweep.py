@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from baker import identity
 from baker.catalog import Catalog
@@ -237,18 +238,25 @@ def finish_image(
         reason = "its bake died, and its artifacts are gone"
         return catalog.set_status(image.recipe, image.version, ImageStatus.DELETED, reason)
     distributed = {
-        build.id: distribute_again(catalog, providers[build.target], image, build) for build in builds
+        build.id: distribute_build(catalog, providers[build.target], image, build) for build in builds
     }
     return catalog.make_available(image.recipe, image.version, distributed)
 
 
-def distribute_again(
-    catalog: Catalog, provider: Provider, image: Image, build: Build
+def distribute_build(
+    catalog: Catalog,
+    provider: Provider,
+    image: Image,
+    build: Build,
+    settings: Mapping[str, Any] | None = None,
 ) -> tuple[Artifact, ...]:
-    """Bring a build to its places; what was made of them is removed again if it fails half-way."""
+    """Bring a build to its places (see ``Provider.distribute``), when its bake is over.
+
+    What was made of them is removed again if it fails half-way.
+    """
     teardown = Teardown(build.id, catalog)
     try:
-        return provider.distribute(build, image_labels(image, build.id), teardown)
+        return tuple(provider.distribute(build, image_labels(image, build.id), teardown, settings))
     finally:
         teardown.close()
 

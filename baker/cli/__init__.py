@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "life": ("image deprecate", "image revoke", "image restore", "image label"),
     "machines": ("run",),
     "promoting": ("promote", "rollback"),
+    "publishing": ("image publish",),
     "pruning": ("image prune", "image rm", "lease ls", "lease add", "lease rm"),
     "recipes": ("recipe ls", "recipe schema", "validate"),
     "resolving": ("image resolve",),

@@ -13,13 +13,16 @@ from baker.cli import groups
 from baker.cli.channels import Json, gate_of, move_json
 from baker.cli.images import describe_state, image_json
 from baker.cli.promoting import Ref, Yes
+from baker.cli.publishing import publish_moved
 from baker.cli.wiring import Options, open_catalog
 from baker.console import Console
 from baker.errors import UsageError
 from baker.gates import LABEL_KEY
 from baker.model import Image, Reference
+from baker.settings import Settings
 
 if TYPE_CHECKING:
+    from baker.catalog import Catalog
     from baker.lifecycle import FallBack, Revocation
 
 Message = Annotated[
@@ -179,8 +182,20 @@ def revoke(
             )
             for channel in (find_holding(catalog, touched) if moves else ())
         ]
-    print_revocation(console, planned, revoked, fallen)
-    return int(any(channel.move is None for channel in fallen))
+        lagging = publish_fallen(catalog, settings, console, fallen)
+    print_revocation(console, planned, revoked, fallen, lagging)
+    return int(bool(lagging) or any(channel.move is None for channel in fallen))
+
+
+def publish_fallen(
+    catalog: Catalog, settings: Settings, console: Console, fallen: list[FallBack]
+) -> list[str]:
+    """Bring those who follow the channels after them; returns what lags."""
+    lagging = []
+    for move in [channel.move for channel in fallen if channel.move is not None]:
+        image = catalog.image(move.recipe, move.to_version)
+        lagging += publish_moved(catalog, settings, console, image, move.channel)
+    return lagging
 
 
 def show_revocation(console: Console, planned: Revocation, *, descendants: bool) -> None:
@@ -217,10 +232,14 @@ def ask_fall_back(console: Console, planned: Revocation, answer: bool | None) ->
 
 
 def print_revocation(
-    console: Console, planned: Revocation, revoked: list[Image], fallen: list[FallBack]
+    console: Console,
+    planned: Revocation,
+    revoked: list[Image],
+    fallen: list[FallBack],
+    lagging: list[str],
 ) -> None:
     if console.as_json:
-        console.result_json(revocation_json(planned, revoked, fallen))
+        console.result_json(revocation_json(planned, revoked, fallen, lagging))
         return
     if not revoked:
         console.say(f"{planned.image.reference} was revoked before")
@@ -233,8 +252,11 @@ def print_revocation(
             console.say(f"{channel.channel.move.name} stays, and is refused: {channel.why_not}")
 
 
-def revocation_json(planned: Revocation, revoked: list[Image], fallen: list[FallBack]) -> dict[str, Any]:
+def revocation_json(
+    planned: Revocation, revoked: list[Image], fallen: list[FallBack], lagging: list[str]
+) -> dict[str, Any]:
     return {
+        "lagging": lagging,
         "image": planned.image.reference,
         "revoked": [image.reference for image in revoked],
         "flagged": [

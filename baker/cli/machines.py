@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,13 +15,14 @@ from baker.cli.wiring import (
     configured_targets,
     make_providers,
     open_catalog,
+    recipe_settings,
     require_configured,
 )
 from baker.console import Console, say_warnings
-from baker.errors import BadReference, RecipeError, StoreError
+from baker.errors import BadReference, StoreError
 from baker.life import list_warnings
 from baker.model import Build, Image, Reference
-from baker.settings import Settings, target_settings
+from baker.settings import Settings
 
 if TYPE_CHECKING:
     from baker.providers.protocol import Provider
@@ -64,7 +65,8 @@ def run(
     target = target or choose_target(settings, image)
     provider = make_providers(settings, targets={target})[target]
     provider.check()
-    limits = settings_for(settings, image.recipe, target)
+    limits = recipe_settings(settings, image.recipe, target) if target != "local" else None
+    limits = base_settings(settings, target) if limits is None else limits
     build = choose_build(image, provider, limits)
     if not provider.holds(build.artifacts[0]):
         from baker.knowledge import explain_absence
@@ -100,19 +102,7 @@ def choose_target(settings: Settings, image: Image) -> str:
     return chosen
 
 
-def settings_for(settings: Settings, recipe: str, target: str) -> dict[str, Any]:
-    """The target's settings: for what costs money as the recipe has them, if it is in this project."""
-    if target != "local" and settings.project is not None:
-        from baker.recipes import load_recipe
-
-        with suppress(RecipeError):
-            spec = load_recipe(settings.project, recipe, folder=settings.recipes).targets.get(target)
-            if spec is not None:
-                return target_settings(settings, spec)
-    return base_settings(settings, target)
-
-
-def choose_build(image: Image, provider: Provider, settings: dict[str, Any]) -> Build:
+def choose_build(image: Image, provider: Provider, settings: Mapping[str, Any]) -> Build:
     """Of the first architecture that there is one for. Raises BadReference."""
     archs = provider.archs(settings)
     for arch in archs:

@@ -9,6 +9,7 @@ import typer
 from baker.channels import ChannelMove
 from baker.cli.channels import ChannelName, Json, RecipeName, gate_of, move_json
 from baker.cli.completion import complete_reference
+from baker.cli.publishing import publish_moved
 from baker.cli.wiring import Options, open_catalog
 from baker.console import Console, show_age, show_size
 from baker.errors import UsageError
@@ -68,8 +69,9 @@ def promote(
                 gate=gate,
                 override=override,
             )
-    print_moved(console, move, made)
-    return 0
+        lagging = publish_moved(catalog, settings, console, move.image, channel)
+    print_moved(console, move, made, lagging)
+    return int(bool(lagging))
 
 
 def roll_back(
@@ -120,8 +122,9 @@ def roll_back(
                 gate=gate,
                 override=override,
             )
-    print_moved(console, move, made)
-    return 0
+        lagging = publish_moved(catalog, settings, console, move.image, channel)
+    print_moved(console, move, made, lagging)
+    return int(bool(lagging))
 
 
 def confirm_move(console: Console, move: Move, *, override: str | None, yes: bool, verb: str) -> None:
@@ -170,13 +173,15 @@ def describe_reason(reason: str | None) -> str:
     return f": {reason}" if reason else ""
 
 
-def print_moved(console: Console, move: Move, made: ChannelMove | None) -> None:
+def print_moved(console: Console, move: Move, made: ChannelMove | None, lagging: list[str]) -> None:
+    """``lagging`` are places that do not follow the channel yet; that was said already."""
     if console.as_json:
         console.result_json(
             {
                 "image": move.image.reference,
                 "channel": move.channel,
                 "move": move_json(made) if made else None,
+                "lagging": lagging,
                 "passed_over": [{"image": passed, "reason": why} for passed, why in move.skipped],
             }
         )

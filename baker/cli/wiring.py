@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from baker.errors import CatalogMissing, HostError, UsageError
-from baker.settings import PROJECT_FILE, TARGETS, Settings, find_project, load_settings
+from baker.errors import CatalogMissing, HostError, RecipeError, UsageError
+from baker.settings import PROJECT_FILE, TARGETS, Settings, find_project, load_settings, target_settings
 from baker.toml_file import Problem, read_document
 
 if TYPE_CHECKING:
@@ -107,6 +107,19 @@ def base_settings(settings: Settings, target: str) -> dict[str, Any]:
     """What baker.toml and variables say about a target, before a recipe has its say."""
     tables = {"local": settings.local, "aws": settings.aws}
     return {**tables[target], **settings.variables.get(target, {})}
+
+
+def recipe_settings(settings: Settings, recipe: str, target: str) -> dict[str, Any] | None:
+    """A target's settings as a recipe of this project has them; None if there is no such recipe here."""
+    if settings.project is None:
+        return None
+    from baker.recipes import load_recipe
+
+    try:
+        spec = load_recipe(settings.project, recipe, folder=settings.recipes).targets.get(target)
+    except RecipeError:
+        return None
+    return None if spec is None else target_settings(settings, spec)
 
 
 def require_configured(settings: Settings, target: str) -> None:
