@@ -11,6 +11,7 @@ from baker.manifest import (
     fold_layers,
     manifest_digest,
     parse_dpkg_status,
+    parse_rpm_list,
 )
 from baker.model import FileEntry, Manifest, Package
 
@@ -168,6 +169,42 @@ def test_this_machine_is_read_as_dpkg_itself_reads_it():
     installed = [line.split()[1:] for line in answer.splitlines() if line.startswith("installed ")]
     read = [[one.name, one.version, one.arch, one.source, one.source_version] for one in packages]
     assert sorted(read) == sorted(installed)
+
+
+# --- rpm -------------------------------------------------------------------------------------------------
+
+RPMS = """\
+openssl-libs\t1:3.0.7-27.el9\tx86_64\topenssl-3.0.7-27.el9.src.rpm
+bash\t0:5.1.8-9.el9\tx86_64\tbash-5.1.8-9.el9.src.rpm
+gpg-pubkey\t0:8483c65d-5ccc5b19\t(none)\t(none)
+vendor-agent\t0:7.1-1\tnoarch\t(none)
+vendor-driver\t0:2-1.fusion\tx86_64\tvendor-x-2-1.fusion.nosrc.rpm
+"""
+
+
+def make_rpm(name, version, source=None, source_version=None, arch="x86_64"):
+    return make_package(
+        name,
+        version,
+        type="rpm",
+        arch=arch,
+        source=source or name,
+        source_version=source_version or version,
+    )
+
+
+def test_rpm_packages_are_read_with_their_sources_and_without_keys():
+    assert parse_rpm_list(RPMS) == (
+        make_rpm("bash", "5.1.8-9.el9"),
+        make_rpm("openssl-libs", "1:3.0.7-27.el9", "openssl", "3.0.7-27.el9"),
+        make_rpm("vendor-agent", "7.1-1", arch="noarch"),
+        make_rpm("vendor-driver", "2-1.fusion", "vendor-x", "2-1.fusion"),
+    )
+
+
+def test_rpm_line_that_is_cut_is_refused():
+    with pytest.raises(ValueError, match="unpack"):
+        parse_rpm_list(RPMS[:-40])
 
 
 # --- layers ------------------------------------------------------------------------------------------------

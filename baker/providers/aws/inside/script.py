@@ -12,7 +12,7 @@ from baker.providers.protocol import CommandResult
 INTERPRETER = (
     "sh",
     "-c",
-    'exec "$(command -v python3 || echo /usr/libexec/platform-python)" -I -',
+    'exec "$(command -v python3 || echo /usr/libexec/platform-python)" -I -B -',
 )
 """Runs the script on its stdin. cloud-init is written in Python: what it set up has one of them."""
 
