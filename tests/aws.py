@@ -11,6 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from botocore import session as core
+from botocore.loaders import create_loader
+
 from baker import identity
 from baker.model import AmiSource, Artifact, Build, LedgerEntry, Recipe, Resource
 from baker.providers.aws import images, instances, machine, parameters, session, waiting
@@ -57,10 +60,26 @@ def quick_lab(
 
     ``answered`` has the scripts in instances answered (of a lab without machines).
     """
-    with running_lab(bodies, latency=latency) as lab, aws_variables(lab.environment), quick_waits():
+    with (
+        running_lab(bodies, latency=latency) as lab,
+        aws_variables(lab.environment),
+        quick_waits(),
+        shared_models(),
+    ):
         if answered:
             lab.fleet.answers.append(answer_scripts)  # type: ignore[attr-defined]
         yield lab
+
+
+@contextmanager
+def shared_models() -> Iterator[None]:
+    """botocore reads its large models once, not for each provider."""
+    loader = create_loader()
+    core.create_loader = lambda _path=None: loader
+    try:
+        yield
+    finally:
+        core.create_loader = create_loader
 
 
 @contextmanager

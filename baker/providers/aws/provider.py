@@ -120,7 +120,10 @@ class AwsProvider:
                 ),
             )
         if parent is None:
-            raise SourceError(f"{source} is not a source for the target aws")
+            raise SourceError(
+                f"{source} is not a source for the target aws",
+                hint='Name an AMI: [targets.aws] from = { owner = "…", name = "…" }, or leave aws out.',
+            )
         artifact = next((one for one in parent.artifacts if one.store == region), None)
         if artifact is None:
             places = ", ".join(sorted(one.store for one in parent.artifacts))

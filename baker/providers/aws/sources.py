@@ -27,11 +27,23 @@ def find_ami(aws: AwsSession, region: str, source: AmiSource, arch: str) -> AmiI
     image = describe_image(aws, region, image_id)
     if image is None:
         raise SourceError(
-            f"{source} is {image_id}, and {region} has no such AMI that this account may use",
+            f'{source} is "{image_id}", and {region} has no such AMI that this account may use',
             hint="AMI ids differ from region to region; a private one has to be shared with the account.",
         )
-    _require_fit(source, image, region, arch, query.get("owner"))
+    _require_fit(source, image, region, arch)
+    if (owner := query.get("owner")) is not None and not _belongs_to(aws, region, image, owner):
+        raise SourceError(
+            f"{source}: AMI {image.id} in {region} belongs to the account {image.owner}, not to {owner}",
+            hint="Somebody else's AMI may hold anything: check where the id comes from.",
+        )
     return image
+
+
+def _belongs_to(aws: AwsSession, region: str, image: AmiImage, owner: str) -> bool:
+    """``owner`` is an account, or a word of AWS's for some: self, amazon, aws-marketplace."""
+    if owner.isdigit():
+        return image.owner == owner
+    return bool(aws.ec2(region, "describe_images", ImageIds=[image.id], Owners=[owner])["Images"])
 
 
 def _ask_parameter(aws: AwsSession, region: str, source: AmiSource, name: str) -> str:
@@ -98,7 +110,7 @@ def _explain_none(
     )
 
 
-def _require_fit(source: AmiSource, image: AmiImage, region: str, arch: str, owner: str | None) -> None:
+def _require_fit(source: AmiSource, image: AmiImage, region: str, arch: str) -> None:
     """Raises SourceError."""
     if (why := explain_unusable(image)) is not None:
         raise SourceError(
@@ -108,11 +120,6 @@ def _require_fit(source: AmiSource, image: AmiImage, region: str, arch: str, own
         raise SourceError(
             f"{source}: AMI {image.id} in {region} is for {image.arch}, not for {arch}",
             hint="Set archs in [targets.aws], or name another AMI.",
-        )
-    if owner is not None and image.owner != owner:
-        raise SourceError(
-            f"{source}: AMI {image.id} in {region} belongs to the account {image.owner}, not to {owner}",
-            hint="Somebody else's AMI may hold anything: check where the id comes from.",
         )
 
 
