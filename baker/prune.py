@@ -2,18 +2,22 @@
 
 Every step can be the last one of a process that is killed: ``delete_images`` first goes on with what earlier
 ones left. An artifact in a store that is not reached from here is left to the next prune where it lies.
+
+What an instance, a launch template or the like uses at a provider is not deleted: that is asked before an
+image is marked, and again before its artifacts go. What cannot be asked counts as used.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baker import identity
 from baker.catalog import Catalog
 from baker.errors import BakerError, ConflictError
+from baker.knowledge import LOCAL
 from baker.model import Artifact, Image
 from baker.providers.protocol import Provider
 from baker.retention import Evidence, Key, Retention, Verdict, decide, find_obstacles, recheck
@@ -45,7 +49,8 @@ class Pruned:
     """What was deleted now, and what stays after all, with the reason.
 
     ``finished`` were deleted before and are done with now. ``left`` are artifacts of deleted images in other
-    stores, or that a running bake came to as well; ``failed`` could not be removed, with the error.
+    stores, or that a running bake came to as well; ``used`` are those that something at the provider came to
+    use meanwhile, with what; ``failed`` could not be removed, with the error.
     """
 
     deleted: tuple[str, ...]
@@ -53,6 +58,7 @@ class Pruned:
     finished: tuple[str, ...]
     left: tuple[tuple[str, Artifact], ...]
     failed: tuple[tuple[str, str], ...]
+    used: tuple[tuple[str, Artifact, str], ...] = ()
 
 
 # --- planning ---------------------------------------------------------------------------------------
@@ -72,6 +78,9 @@ def plan_prune(
     """
     evidence = catalog.use_of_images(dead_bakes=find_dead_bakes(catalog, home))
     verdicts = tuple(decide(evidence, retention, recipes=recipes))
+    used = find_used(catalog, providers, {verdict.image.key for verdict in verdicts if verdict.goes})
+    if used:
+        verdicts = tuple(decide(replace(evidence, used=used), retention, recipes=recipes))
     frees, elsewhere = measure(
         catalog, providers, [verdict.image.key for verdict in verdicts if verdict.goes]
     )
@@ -112,14 +121,50 @@ def measure(
     return frees, dict(elsewhere)
 
 
+def find_used(
+    catalog: Catalog, providers: Mapping[str, Provider], doomed: Collection[Key]
+) -> dict[Key, list[str]]:
+    """What uses the artifacts that would go with these images; also why that cannot be asked."""
+    artifacts = catalog.exclusive_artifacts(doomed) if doomed else {}
+    every = [artifact for mine in artifacts.values() for artifact in mine]
+    users = ask_for_users(providers, every)
+    found: defaultdict[Key, list[str]] = defaultdict(list)
+    for key, mine in artifacts.items():
+        for user in dict.fromkeys(users[artifact.id] for artifact in mine if artifact.id in users):
+            found[key].append(user)
+    return dict(found)
+
+
+def ask_for_users(providers: Mapping[str, Provider], artifacts: Sequence[Artifact]) -> dict[str, str]:
+    """Of these artifacts' ids, those that something uses or that cannot be asked for, and what is known."""
+    users: dict[str, str] = {}
+    here: defaultdict[str, list[Artifact]] = defaultdict(list)
+    for artifact in artifacts:
+        if artifact.target in providers:
+            here[artifact.target].append(artifact)
+        elif artifact.target != LOCAL:
+            users[artifact.id] = f"{artifact.target} is not configured here, so its use cannot be asked"
+    for target, mine in here.items():
+        try:
+            users |= providers[target].in_use(
+                *(artifact for artifact in mine if is_reached(providers, artifact))
+            )
+        except BakerError as error:
+            users |= {artifact.id: f"its use cannot be asked: {error}" for artifact in mine}
+    return users
+
+
 def is_reached(providers: Mapping[str, Provider], artifact: Artifact) -> bool:
     return artifact.target in providers and providers[artifact.target].reaches(artifact)
 
 
-def require_unneeded(catalog: Catalog, home: Path, retention: Retention, image: Image) -> None:
+def require_unneeded(
+    catalog: Catalog, providers: Mapping[str, Provider], home: Path, retention: Retention, image: Image
+) -> None:
     """Raises ConflictError with everything that needs the image; no rule of number, age or label counts."""
     key = (image.recipe, image.version)
     evidence = catalog.use_of_images(dead_bakes=find_dead_bakes(catalog, home))
+    evidence = replace(evidence, used=find_used(catalog, providers, {key}))
     reasons = find_obstacles(evidence, retention, {key}).get(key, ())
     if reasons:
         raise explain_need(image.reference, "; ".join(reason.detail for reason in reasons))
@@ -156,19 +201,22 @@ def delete_images(
     for target in {artifact.target for artifact in concerned if is_reached(providers, artifact)}:
         providers[target].check()
 
+    used = find_used(catalog, providers, wanted.keys())
+
     def stay(evidence: Evidence, doomed: Collection[Key]) -> dict[Key, str]:
-        return recheck(evidence, retention, doomed, by_rules=by_rules)
+        return recheck(replace(evidence, used=used), retention, doomed, by_rules=by_rules)
 
     dead = find_dead_bakes(catalog, home)
     skipped = catalog.mark_deleted(wanted, stay, dead_bakes=dead) if wanted else {}
     deleted = [show_key(key) for key in wanted if key not in skipped]
-    finished, left, failed = finish_deletions(catalog, providers, home)
+    finished, left, failed, busy = finish_deletions(catalog, providers, home)
     return Pruned(
         deleted=tuple(deleted),
         skipped=tuple((show_key(key), why) for key, why in sorted(skipped.items())),
         finished=tuple(reference for reference in finished if reference not in deleted),
         left=tuple(left),
         failed=tuple(failed),
+        used=tuple(busy),
     )
 
 
@@ -178,15 +226,18 @@ def show_key(key: Key) -> str:
 
 def finish_deletions(
     catalog: Catalog, providers: Mapping[str, Provider], home: Path
-) -> tuple[list[str], list[tuple[str, Artifact]], list[tuple[str, str]]]:
+) -> tuple[list[str], list[tuple[str, Artifact]], list[tuple[str, str]], list[tuple[str, Artifact, str]]]:
     """Remove what is left of deleted images: artifacts first, then what the catalog knows of them.
 
-    Returns the images that are done with, the artifacts that stay for now, and what failed.
+    Returns the images that are done with, the artifacts that stay for now, what failed, and the artifacts
+    that are used.
     """
     deletions = catalog.pending_deletions()
     reached: defaultdict[str, list[Artifact]] = defaultdict(list)
-    for artifact in (artifact for deletion in deletions for artifact in deletion.artifacts):
-        if is_reached(providers, artifact):
+    every = [artifact for deletion in deletions for artifact in deletion.artifacts]
+    users = ask_for_users(providers, [artifact for artifact in every if is_reached(providers, artifact)])
+    for artifact in every:
+        if artifact.id not in users and is_reached(providers, artifact):
             reached[artifact.target].append(artifact)
     busy: list[Artifact] = []
 
@@ -203,11 +254,13 @@ def finish_deletions(
             providers[target].delete(*artifacts, is_needed=is_needed)
         except (BakerError, OSError) as error:
             errors[target] = str(error)
-    finished, left, failed = [], [], []
+    finished, left, failed, used = [], [], [], []
     for deletion in deletions:
         gone = []
         for artifact in deletion.artifacts:
-            if artifact.target in errors and is_reached(providers, artifact):
+            if artifact.id in users:
+                used.append((deletion.reference, artifact, users[artifact.id]))
+            elif artifact.target in errors and is_reached(providers, artifact):
                 failed.append((deletion.reference, errors[artifact.target]))
             elif artifact in busy or not is_reached(providers, artifact):
                 left.append((deletion.reference, artifact))
@@ -215,4 +268,4 @@ def finish_deletions(
                 gone.append(artifact)
         if catalog.finish_deletion(deletion.recipe, deletion.version, gone):
             finished.append(deletion.reference)
-    return finished, left, failed
+    return finished, left, failed, used

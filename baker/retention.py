@@ -109,7 +109,8 @@ class Evidence:
     """All that says which images are in use. ``parents`` maps a build to the one that it was built upon.
 
     ``channels`` are the names that an image has now, ``latest`` among them. ``moves`` are the versions that
-    a channel of a recipe came to hold, newest first. ``leases`` are those that have not ended.
+    a channel of a recipe came to hold, newest first. ``leases`` are those that have not ended. ``used`` says
+    what uses an image's artifacts at a provider, of those that could otherwise go.
     """
 
     now: datetime
@@ -119,6 +120,7 @@ class Evidence:
     moves: Mapping[tuple[str, str], Sequence[int]] = field(default_factory=dict)
     leases: Sequence[Lease] = ()
     bakes: Sequence[RunningBake] = ()
+    used: Mapping[Key, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,6 +212,8 @@ def find_holds(evidence: Evidence, retention: Retention, holders: Mapping[str, K
     for lease in evidence.leases:
         if lease.holds_at(evidence.now):
             found[lease.recipe, lease.version].append(describe_lease(lease))
+    for key, users in evidence.used.items():
+        found[key] += [Reason(kind="in-use", detail=user) for user in users]
     for bake in evidence.bakes:
         being_made = {
             image.key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,13 @@ import typer
 from baker.cli import groups
 from baker.cli.completion import complete_recipe, complete_reference
 from baker.cli.images import lease_json
-from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
+from baker.cli.wiring import (
+    Options,
+    configured_targets,
+    explaining_refusals,
+    make_providers,
+    open_catalog,
+)
 from baker.console import Console, show_age, show_size
 from baker.errors import BadReference, UsageError
 from baker.model import Reference
@@ -115,7 +120,7 @@ def require_answer(console: Console, command: str, *, yes: bool, dry_run: bool =
 
 def find_providers(settings: Settings) -> Mapping[str, Provider]:
     """None where this host can run none: then all artifacts are left to other hosts."""
-    return make_providers(settings) if sys.platform.startswith("linux") else {}
+    return make_providers(settings) if configured_targets(settings) else {}
 
 
 def print_plan(console: Console, plan: PrunePlan, *, lets_go: bool) -> None:
@@ -169,6 +174,11 @@ def print_pruned(console: Console, pruned: Pruned) -> None:
             f"Left: {artifact.kind} {artifact.id[:19]} of {reference} in {artifact.store}. "
             "Finish it there: baker image prune --yes"
         )
+    for reference, artifact, user in pruned.used:
+        console.say(
+            f"Left: {artifact.kind} {artifact.id[:19]} of {reference} in {artifact.store}: {user}. "
+            "Finish it afterwards: baker image prune --yes"
+        )
     for reference, error in dict.fromkeys(pruned.failed):
         console.say(f"{console.style('Failed:', 'red')} {reference}: {error}")
     if pruned.failed:
@@ -204,7 +214,7 @@ def remove_image(
         if deleted:
             console.say(f"{image.reference} is deleted already")
         else:
-            require_unneeded(catalog, settings.home, retention, image)
+            require_unneeded(catalog, providers, settings.home, retention, image)
             frees, _ = measure(catalog, providers, [key])
             made = f"made {show_age(image.created)} ago, frees {show_size(frees[key])}"
             console.say(f"{image.reference}: {image.status}, {made}")
@@ -368,6 +378,10 @@ def pruned_json(pruned: Pruned | None) -> dict[str, Any]:
         "left": [
             {"reference": name, "artifact": artifact.id, "store": artifact.store}
             for name, artifact in (pruned.left if pruned else ())
+        ],
+        "used": [
+            {"reference": name, "artifact": artifact.id, "store": artifact.store, "by": user}
+            for name, artifact, user in (pruned.used if pruned else ())
         ],
         "failed": [{"reference": name, "error": error} for name, error in (pruned.failed if pruned else ())],
     }

@@ -180,7 +180,7 @@ def test_image_that_is_needed_is_not_removed(catalog, provider, home):
     store_image(catalog, provider, "base")
     catalog.add_lease("base", 1, owner="farm")
     with pytest.raises(ConflictError) as caught:
-        require_unneeded(catalog, home, Retention(), catalog.image("base", 1))
+        require_unneeded(catalog, {}, home, Retention(), catalog.image("base", 1))
     assert str(caught.value) == "base:1 is needed: leased by farm without end; web:1 is built upon it"
     assert remove(catalog, provider, home, ("base", 1)).skipped[0][0] == "base:1"
     assert_usable(catalog, provider, "base:1", "web:1")
@@ -523,14 +523,15 @@ def test_deletion_of_a_dead_bakes_image_is_finished_too(sqlite_catalog, provider
     assert_nothing_left_over(catalog, provider, home)
 
 
-def test_artifacts_of_an_unknown_target_are_left(sqlite_catalog, provider, home):
+def test_artifacts_of_a_target_that_is_not_configured_are_left(sqlite_catalog, provider, home):
     catalog = sqlite_catalog
     aws = make_artifact(target="aws", kind="ami", store="eu-west-1", id="ami-1")
     build = replace(make_build(target="aws"), artifacts=(aws,))
     make_image(catalog, build=build, wanted=[("aws", "amd64")])
     make_image(catalog, build=make_build(target="aws"), wanted=[("aws", "amd64")])
-    pruned = prune(catalog, provider, home)
-    assert (pruned.deleted, pruned.left) == (("web:1",), (("web:1", aws),))
+    assert prune(catalog, provider, home).deleted == (), "nobody can say whether something uses it"
+    catalog.mark_deleted({("web", 1): None}, nothing_holds)
+    assert prune(catalog, provider, home).left == (("web:1", aws),)
 
 
 # --- many at once -------------------------------------------------------------------------------
