@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 from baker.configurer.sandbox import ENVIRONMENT, interpreter_argv
 
-WATCH = 'read -r _; kill -KILL "-$1"'  # dash knows no "--" there
-"""A shell that ends a process group when its own standard input ends: with the process that holds it."""
+WATCH = 'read -r _; kill -KILL "-$1"; rm -rf -- "$2"'  # dash's kill knows no "--" there
+"""A shell that ends a process group, and removes its home, when the process that holds its input is gone."""
 
 DRAIN_SECONDS = 1.0
 """How long what a child wrote last may wait to be read, once it is gone."""
@@ -86,7 +86,7 @@ def start_unconfined(
     process.stdout = output.makefile("rb")
     try:
         watcher = subprocess.Popen(
-            ["/bin/sh", "-c", WATCH, "sh", str(process.pid)],
+            ["/bin/sh", "-c", WATCH, "sh", str(process.pid), home],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import socket
@@ -14,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from baker.configurer.events import Unconfined
 from baker.configurer.sandbox import why_no_sandbox
 from baker.errors import HostError, SettingsError
+from baker.progress import RecipeEvent
+from baker.progress_console import ProgressConsole
 from tests.nobody import NOBODY, User
 
 PEEK = """
@@ -176,13 +180,17 @@ def test_recipe_writes_only_to_its_temporary_folder(user: User) -> None:
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
 def test_child_ends_with_the_parent_that_is_killed(user: User, sandbox: str) -> None:
-    user.environ["BAKER_SANDBOX"] = sandbox
+    user.environ.update(BAKER_SANDBOX=sandbox, TMPDIR=str(user.machine))
     mark = str(10**8 + os.getpid())
     process = user.start_recipe(f"import subprocess\nsubprocess.run(['sleep', '{mark}'])\n")
     with process:
         await_processes(1, "sleep", mark)
         process.kill()
     await_processes(0, "sleep", mark)
+    deadline = time.monotonic() + 20
+    while list(user.machine.iterdir()):
+        assert time.monotonic() < deadline, list(user.machine.iterdir())
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("sandbox", ["on", "off"])
@@ -236,6 +244,43 @@ def test_sandbox_that_is_switched_off_is_said_each_time(user: User) -> None:
     assert not Path(temporary).exists()
     tested = user.apply("def test_it(host):\n    pass\n", tests=True)
     assert (tested.error, tested.unconfined) == (None, ["BAKER_SANDBOX=off"])
+
+
+def test_missing_sandbox_is_shown_while_baking() -> None:
+    screen = io.StringIO()
+    console = ProgressConsole(err=screen, out=io.StringIO(), environ={})
+    console.show(RecipeEvent(bake="B1", recipe="web", event=Unconfined(why="BAKER_SANDBOX=off")))
+    assert screen.getvalue().strip().startswith("no sandbox (BAKER_SANDBOX=off): ")
+
+
+KEEP = """
+import os, threading
+from pathlib import Path
+from baker.configurer import Standby
+from baker.configurer.process import ChildSpec
+from baker.configurer.sandbox import Sandbox
+spec = ChildSpec(module="baker.configurer.child", sandbox=Sandbox(project={project!r}, readable=()))
+for turn in range(2):
+    standby = Standby()
+    standby.prepare(spec)
+    with standby.take(spec) as child:
+        pass
+    standby.prepare(spec)
+    standby.close()
+    print(len(os.listdir("/proc/self/fd")), threading.active_count())
+try:
+    os.waitpid(-1, os.WNOHANG)
+except ChildProcessError:
+    print("all reaped")
+print([path.name for path in Path(os.environ["TMPDIR"]).iterdir()])
+"""
+
+
+def test_child_without_a_sandbox_leaves_nothing_in_its_parent(user: User) -> None:
+    user.environ.update(BAKER_SANDBOX="off", TMPDIR=str(user.machine))
+    first, second, reaped, left = user.python(KEEP.format(project=str(user.project))).splitlines()
+    assert first == second
+    assert (reaped, left) == ("all reaped", "[]")
 
 
 def test_daemon_of_a_recipe_without_a_sandbox_holds_nothing_up(user: User) -> None:
