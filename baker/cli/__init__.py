@@ -27,6 +27,7 @@ ClickException = typer.BadParameter.__mro__[2]
 COMMANDS: Mapping[str, Sequence[str]] = {
     "asking": ("image find", "image tree"),
     "authoring": ("init", "try"),
+    "aws": ("aws policy",),
     "bakes": ("bake", "plan"),
     "catalog": ("catalog info", "catalog migrate", "catalog export", "catalog import", "catalog rebuild"),
     "channels": ("channel ls", "channel history", "channel protect", "channel unprotect"),
