@@ -21,7 +21,7 @@ from botocore.session import Session as CoreSession
 
 from baker.errors import SettingsError
 from baker.providers.aws.options import parse_seconds
-from baker.providers.aws.refusals import explain
+from baker.providers.aws.refusals import NO_CAPACITY, explain
 
 ATTEMPTS = 12
 """Of one call, the first among them: with the waits between them about two minutes."""
@@ -109,6 +109,7 @@ class AwsSession:
                 )
                 client = self._boto.client(service, region_name=region, config=config)
                 client.meta.events.register("before-send.*", self._count)
+                client.meta.events.register("needs-retry.ec2.RunInstances", _fall_back_at_once)
                 self._clients[service, region] = client
             return client
 
@@ -128,6 +129,12 @@ def explaining(service: str, operation: str, region: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError) as error:
         raise explain(error, service=service, operation=operation, region=region) from error
+
+
+def _fall_back_at_once(response: tuple[Any, Mapping[str, Any]] | None = None, **_: Any) -> bool | None:
+    """EC2 has "no capacity" look like a failure of the server: botocore would ask for minutes."""
+    lacking = response is not None and response[1].get("Error", {}).get("Code") in NO_CAPACITY
+    return False if lacking else None
 
 
 def _assume(core: CoreSession, role: str, external_id: str | None) -> None:
