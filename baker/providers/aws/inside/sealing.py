@@ -1,4 +1,15 @@
-"""Makes a running instance generic, before it is stopped."""
+"""Makes a running instance generic, before it is stopped.
+
+It still runs afterwards, so daemons that write to what was cleaned are stopped, the journal stays in
+memory, and what writes only while the machine stops is masked until then. What cannot be helped:
+
+- A daemon that nobody knows and that writes when it ends leaves that.
+- Deleted content stays in free blocks of the snapshot until they are used again: the host key and user
+  data of an instance that is gone. Give secrets to recipes, not to user data.
+- ``/etc/ssh/sshd_config.d/50-cloud-init.conf`` stays as the build's user data made it: removing it could
+  allow passwords.
+- The default user stays, locked and with its sudo rule; cloud-init finds it and gives it new keys.
+"""
 
 from __future__ import annotations
 

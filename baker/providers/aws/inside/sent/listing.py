@@ -88,7 +88,13 @@ def list_packages() -> "Iterator[tuple[str, str]]":
 def ask_rpm() -> str:
     argv = ["rpm", "-qa", "--nodigest", "--nosignature", "--qf", RPM_FORMAT]
     environment = dict(os.environ, LC_ALL="C")
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    done = subprocess.run(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
     if done.returncode != 0:
         raise SystemExit("rpm -qa failed: " + decode_path(done.stderr).strip()[-500:])
     return decode_path(done.stdout)
