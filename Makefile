@@ -12,7 +12,7 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
 BUILD   := setuptools>=77
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test test-all lint bench-local bench-catalog survival pins clean
+.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-catalog survival pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +46,9 @@ bench-local: root setup ## Measure local bakes against the floor and buildah (BE
 bench-catalog: setup-dev ## Measure questions to a large catalog, SQLite and PostgreSQL (BENCH_JSON=FILE)
 	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_HOME),BENCH_HOME=$(BENCH_HOME)) \
 	  .venv/bin/python -m bench.catalog $(BENCH)
+
+lab: $(if $(findstring --bodiless,$(LAB)),,root) setup-dev ## Run AWS on this host, machines included, until Ctrl-C (LAB=--bodiless: without machines, without root)
+	$(if $(findstring --bodiless,$(LAB)),,$(ROOT)) .venv/bin/python -m tests.lab $(LAB)
 
 lint: setup-dev ## Check style and types
 	.venv/bin/ruff check .

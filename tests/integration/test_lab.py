@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import paramiko
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from tests.lab import Fault, ImageFault, InstanceFault, Lab, Latency, running_lab
 from tests.lab import lab as clients
+from tests.lab.bodies import Bodies
 
 LAUNCH = {"MinCount": 1, "MaxCount": 1, "InstanceType": "t3.small"}
 
@@ -359,12 +361,63 @@ def test_instances_may_show_a_wrong_key_refuse_sudo_and_not_answer(lab: Lab) -> 
 
 
 def wait_for_ssh(lab: Lab, address: str, login_key: str) -> None:
-    deadline = time.monotonic() + 10.0
-    while True:
+    def answers() -> bool:
         try:
             connect(lab, address, login_key).close()
-        except OSError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        else:
-            return
+        except (OSError, paramiko.SSHException):
+            return False
+        return True
+
+    wait_for(answers)
+
+
+# --- machines -------------------------------------------------------------------------------------
+
+
+@pytest.mark.machine
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_instances_boot_their_image_with_cloud_init_and_an_image_is_what_its_instance_was(
+    shared_home: Path,
+) -> None:
+    host_key, login_key = make_key(), make_key()
+    user_data = make_user_data(host_key, login_key)
+    with running_lab(Bodies(shared_home)) as lab:
+        ec2 = lab.client("ec2")
+        first = launch(lab, UserData=user_data)
+        with log_in(lab, first, login_key) as client:
+            assert client.get_transport().get_remote_server_key() == load_key(host_key)
+            assert run(client, "cloud-init status --wait") == "status: done"
+            assert run(client, "sudo -n id -u") == "0"
+            run(client, "echo kept | sudo tee /etc/kept; sudo systemctl poweroff")
+        wait_for(lambda: describe(lab, first)["State"]["Name"] == "stopped")
+        image = ec2.create_image(InstanceId=first, Name="one")["ImageId"]
+        ec2.get_waiter("image_available").wait(ImageIds=[image], WaiterConfig={"Delay": 0.1})
+        ec2.terminate_instances(InstanceIds=[first])
+        lab.faults.add(InstanceFault(kind="no-sudo"), InstanceFault(kind="cloud-init-fails"))
+        lab.faults.add(InstanceFault(kind="wrong-host-key"))
+        second = launch(lab, ImageId=image, UserData=user_data)
+        with log_in(lab, second, login_key) as client:
+            assert client.get_transport().get_remote_server_key() != load_key(host_key)
+            assert run(client, "cat /etc/kept") == "kept"
+            assert run(client, "cat /var/lib/cloud/data/instance-id") == second
+            assert run(client, "cloud-init status --wait") == "status: error"
+            assert run(client, "sudo -n id -u || echo refused") == "refused"
+        assert "Cloud-init v." in ec2.get_console_output(InstanceId=second)["Output"]
+
+
+def log_in(lab: Lab, instance: str, login_key: str) -> paramiko.SSHClient:
+    wait_for(lambda: "PublicIpAddress" in describe(lab, instance))
+    address = describe(lab, instance)["PublicIpAddress"]
+    wait_for_ssh(lab, address, login_key)
+    return connect(lab, address, login_key)
+
+
+def run(client: paramiko.SSHClient, command: str) -> str:
+    return client.exec_command(command)[1].read().decode().strip()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

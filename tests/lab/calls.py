@@ -35,11 +35,17 @@ class Call:
         return bool(self.params.get("TagSpecifications") or self.params.get("TagSpecification"))
 
 
-KMS_ON_LAUNCH = frozenset(
-    {"kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext"}
+KMS_USE = frozenset(
+    {
+        "kms:CreateGrant",
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncryptFrom",
+        "kms:ReEncryptTo",
+    }
 )
-"""What using a customer's key takes: launching with it, and copying from or to what it encrypts."""
-KMS_ON_COPY = KMS_ON_LAUNCH | {"kms:ReEncryptFrom", "kms:ReEncryptTo"}
+"""What EBS needs of a customer's key: launching with it, and copying to it (EBS guide, "Requirements")."""
 FREE = frozenset({"sts:GetCallerIdentity"})
 """Needs no permission."""
 
@@ -54,11 +60,11 @@ def permissions_of(call: Call) -> set[str]:
             needed.add("iam:PassRole")
         devices = call.params.get("BlockDeviceMappings", [])
         if any(device.get("Ebs", {}).get("KmsKeyId") for device in devices):
-            needed |= KMS_ON_LAUNCH
+            needed |= KMS_USE
         if str(call.params.get("ImageId", "")).startswith("resolve:ssm:"):
             needed.add("ssm:GetParameters")
     if call.action in ("CopyImage", "CopySnapshot") and call.params.get("KmsKeyId"):
-        needed |= KMS_ON_COPY
+        needed |= KMS_USE
     if call.action == "CopyImage" and call.params.get("CopyImageTags"):
         needed.add("ec2:CreateTags")
     if call.action == "DeregisterImage" and call.params.get("DeleteAssociatedSnapshots"):

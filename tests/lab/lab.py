@@ -80,11 +80,12 @@ class Lab:
         self._transitions.settle()
         self._instances.settle([backend for account in ec2_backends.values() for backend in account.values()])
 
-    def close(self) -> None:
+    @contextmanager
+    def endpoint_open(self) -> Iterator[Lab]:
         try:
-            self._endpoint.close()
+            yield self
         finally:
-            self.fleet.close()
+            self._endpoint.close()
 
     # --- reaching it ------------------------------------------------------------------------------
 
@@ -206,14 +207,12 @@ def running_lab(
     """
     if not _running.acquire(blocking=False):
         raise RuntimeError("a lab is running in this process already")
+    fleet = bodies or Bodiless()
     try:
-        with moto_as_needed():
-            lab = Lab(bodies or Bodiless(), latency or Latency(), clock)
-            try:
-                yield lab
-            finally:
-                lab.close()
+        with moto_as_needed(), Lab(fleet, latency or Latency(), clock).endpoint_open() as lab:
+            yield lab
     finally:
+        fleet.close()
         _running.release()
 
 

@@ -23,6 +23,10 @@ class Latency:
     call: float = 0.0
 
 
+REAL = Latency(launch=15.0, ssh=20.0, stop=20.0, terminate=20.0, image=60.0, copy=60.0, call=0.05)
+"""About what a real region takes."""
+
+
 @dataclass(kw_only=True)
 class Transition:
     due: float
