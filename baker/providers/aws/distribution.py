@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -59,7 +60,7 @@ def _copy(
     teardown: Teardown,
 ) -> str:
     """The id of the copy in a region, which may be pending."""
-    there = find_image_named(aws, region, name)
+    there = find_image_named(aws, region, name, marks.bake)
     if there is not None and there.state in ("available", "pending"):
         return there.id
     if there is not None:  # it failed: its name is taken until it is gone
@@ -75,8 +76,8 @@ def _copy(
                 Description=f"{marks.recipe}, copied from {source.id} in {source.store}",
                 SourceRegion=source.store,
                 SourceImageId=source.id,
-                # A copy that is asked for again after it failed must not be answered with the failed one.
-                ClientToken=f"{marks.bake}-{region}" + (f"-{there.id}" if there else ""),
+                # For the tries of this call alone: one that is made again is never answered with the old one.
+                ClientToken=f"{marks.bake}-{region}-{secrets.token_hex(4)}",
                 TagSpecifications=marks.specifications("image", "snapshot", Name=name),
                 **({"Encrypted": True, "KmsKeyId": key} if key else {}),
             )
@@ -84,7 +85,7 @@ def _copy(
         except Refused as error:
             if error.code != "InvalidAMIName.Duplicate":
                 raise
-            found = look_up_named(aws, region, name)
+            found = look_up_named(aws, region, name, marks.bake)
             if found is None:
                 raise
             return found.id

@@ -82,18 +82,18 @@ def find_images(aws: AwsSession, region: str, bake: str) -> list[AmiImage]:
     return [AmiImage.of(one) for one in found["Images"]]
 
 
-def find_image_named(aws: AwsSession, region: str, name: str) -> AmiImage | None:
-    """Our own AMI of a name: names are unique in an account and region."""
-    filters = [{"Name": "name", "Values": [name]}]
+def find_image_named(aws: AwsSession, region: str, name: str, bake: str) -> AmiImage | None:
+    """A bake's own AMI of a name."""
+    filters = [{"Name": "name", "Values": [name]}, tag_filter("baker:bake", bake)]
     found = aws.ec2(region, "describe_images", Owners=["self"], Filters=filters)["Images"]
     return AmiImage.of(found[0]) if found else None
 
 
-def look_up_named(aws: AwsSession, region: str, name: str) -> AmiImage | None:
+def look_up_named(aws: AwsSession, region: str, name: str, bake: str) -> AmiImage | None:
     """As ``find_image_named``, for one that may have been asked for a moment ago."""
     try:
         return wait_for(
-            lambda: find_image_named(aws, region, name),
+            lambda: find_image_named(aws, region, name, bake),
             seconds=LOOK_UP_SECONDS,
             pace=SOON,
             what=lambda: f"no AMI {name} in {region}",
@@ -122,7 +122,7 @@ def make_image(
     except Refused as error:
         if error.code != "InvalidAMIName.Duplicate":
             raise
-        found = look_up_named(aws, region, name)
+        found = look_up_named(aws, region, name, marks.bake)
         if found is None:
             raise
         return found.id
@@ -140,15 +140,24 @@ def wait_for_images(
     Raises CloudError for one that failed or vanished, or when the time is over; naming it.
     """
     ready: dict[str, AmiImage] = {}
+    seen: set[str] = set()
 
     def ask() -> bool | None:
         for region, image_id in wanted.items():
             if region in ready:
                 continue
             image = describe_image(aws, region, image_id)
-            if image is not None and image.state == "available":
+            if image is None:
+                if region in seen:  # a new one may stay unseen for a moment
+                    raise CloudError(
+                        f"AMI {image_id} in {region} is gone",
+                        hint="Somebody deregistered it while it was made. Try it again.",
+                    )
+                continue
+            seen.add(region)
+            if image.state == "available":
                 ready[region] = image
-            elif image is not None and image.state != "pending":
+            elif image.state != "pending":
                 raise CloudError(
                     f"AMI {image_id} in {region} is {image.state}: {image.reason or 'AWS gives no reason'}",
                     hint="Try it again; a key that the copy cannot use is a common reason.",
@@ -161,7 +170,8 @@ def wait_for_images(
         )
         return f"AMI {late} is still not available"
 
-    wait_for(ask, seconds=seconds, pace=LATER, what=what, cancel=cancel)
+    hint = "Large volumes take their time: raise image_timeout of [aws]."
+    wait_for(ask, seconds=seconds, pace=LATER, what=what, hint=hint, cancel=cancel)
     return ready
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -205,14 +204,19 @@ def wait_for_address(
     aws: AwsSession, region: str, instance_id: str, options: Options, cancel: threading.Event | None
 ) -> Mapping[str, Any]:
     """The description of an instance that has its address: it need not be running yet."""
+    state = "not seen"
 
     def ask() -> Mapping[str, Any] | None:
+        nonlocal state
         described = describe_instance(aws, region, instance_id)
         require_running(described, region)
+        state = described["State"]["Name"] if described else state
         return described if described and _address_of(described, options) else None
 
     def what() -> str:
         kind = "private" if options.private else "public"
+        if state != "running":
+            return f"instance {instance_id} in {region} is still {state}"
         return f"instance {instance_id} in {region} has no {kind} address"
 
     try:
@@ -236,10 +240,7 @@ def read_console_tail(aws: AwsSession, region: str, instance_id: str) -> str:
             answer = aws.ec2(region, "get_console_output", InstanceId=instance_id)
         except CloudError as error:
             return f"its console cannot be read: {error}"
-    try:
-        text = base64.b64decode(answer.get("Output") or "").decode(errors="replace")
-    except ValueError:
-        text = str(answer.get("Output"))
+    text = answer.get("Output") or ""  # botocore has decoded it
     lines = [line for line in text.splitlines() if line.strip()]
     return "\n".join(lines[-CONSOLE_LINES:]) or "its console is empty so far"
 

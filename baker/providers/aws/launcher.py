@@ -15,7 +15,7 @@ from baker.providers.aws.inside.script import INTERPRETER
 from baker.providers.aws.inside.user_data import make_user_data
 from baker.providers.aws.instances import Order, launch_instance
 from baker.providers.aws.machine import AwsMachine
-from baker.providers.aws.naming import Marks
+from baker.providers.aws.naming import Marks, bake_of
 from baker.providers.aws.network import Network, find_network, make_security_group
 from baker.providers.aws.options import Options
 from baker.providers.aws.session import AwsSession
@@ -43,6 +43,7 @@ class Launcher:
         self._actor = actor
         self._lock = threading.Lock()
         self._launches: Counter[str] = Counter()
+        self._reclaimed: set[str] = set()
         self._groups: dict[str, str] = {}
 
     def start(
@@ -58,6 +59,8 @@ class Launcher:
         self.remember_region(region)
         attempt = self._launches[name]
         self._launches[name] += 1
+        if attempt:
+            self._reclaimed.add(bake_of(name))
         marks = self.marks(name, recipe, options)
         network = find_network(self._aws, region, options)
         groups = options.security_groups or (self._group(region, network, options, marks, teardown),)
@@ -74,7 +77,7 @@ class Launcher:
                 host_key.private, host_key.public, key.public, options.deadline_seconds, extra
             ),
             marks=marks,
-            spot=options.spot and not attempt,
+            spot=options.spot and marks.bake not in self._reclaimed,
         )
         instance = launch_instance(self._aws, region, order, teardown)
         access = Access(

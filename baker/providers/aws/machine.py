@@ -121,7 +121,7 @@ class AwsMachine:
                     raise self._explain_silence(last) from last
                 if now - looked > LOOK_SECONDS:
                     looked = now
-                    self._require_running()
+                    self.require_running()
                 if self.cancel.wait(RETRY_SECONDS):
                     raise Interrupted("interrupted")
             self._require_root()
@@ -137,7 +137,8 @@ class AwsMachine:
             )
         self._boot = done.stdout.decode().strip()
 
-    def _require_running(self) -> None:
+    def require_running(self) -> None:
+        """Raises MachineReclaimed, or MachineError with AWS's reason, if the instance ends or has ended."""
         require_running(
             describe_instance(self._aws, self.instance.region, self.instance.id), self.instance.region
         )
@@ -165,7 +166,7 @@ class AwsMachine:
             if self._stopped:
                 raise MachineError(f"machine {self.name} is not running")
             if self._connection is None or not self._connection.is_open:
-                self._require_running()
+                self.require_running()
                 self._connection = None
                 self.wait_until_reachable()
             assert self._connection is not None

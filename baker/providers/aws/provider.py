@@ -47,6 +47,7 @@ from baker.providers.aws.options import (
     read_user_data,
 )
 from baker.providers.aws.parameters import point_parameters
+from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
 from baker.providers.aws.sources import find_ami
 from baker.providers.aws.usage import explain_use
@@ -187,14 +188,19 @@ class AwsProvider:
         marks = self._launcher.marks(bake_id, recipe, options)
         resource = marks.resource("capture", bake_id, region)
         with teardown.making(resource, lambda: remove_images(self.aws, resource)):
-            image_id = make_image(
-                self.aws,
-                region,
-                machine.instance.id,
-                name=image_name(recipe, bake_id),
-                description=f"{recipe}, baked from {source.source}",
-                marks=marks,
-            )
+            try:
+                image_id = make_image(
+                    self.aws,
+                    region,
+                    machine.instance.id,
+                    name=image_name(recipe, bake_id),
+                    description=f"{recipe}, baked from {source.source}",
+                    marks=marks,
+                )
+            except Refused:
+                if machine.instance.spot:  # it still ran: was it taken back?
+                    machine.require_running()
+                raise
         image = wait_for_images(
             self.aws, {region: image_id}, seconds=options.image_seconds, cancel=teardown.cancel
         )[region]

@@ -81,13 +81,24 @@ OUTCOME_UNKNOWN = "no answer"
 
 
 class Refused(CloudError):
-    """One call that was not answered as asked. ``code`` is AWS's, or OUTCOME_UNKNOWN."""
+    """One call that was not answered as asked. ``code`` is AWS's, or OUTCOME_UNKNOWN; ``repeated`` says that
+    it is the answer to a further try: an earlier one may have been done."""
 
-    def __init__(self, message: str, *, code: str, action: str, region: str, hint: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str,
+        action: str,
+        region: str,
+        hint: str | None = None,
+        repeated: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint)
         self.code = code
         self.action = action
         self.region = region
+        self.repeated = repeated
 
     def is_one_of(self, codes: Iterable[str]) -> bool:
         return self.code in codes
@@ -103,7 +114,8 @@ class Refused(CloudError):
 
     @property
     def outcome_unknown(self) -> bool:
-        return self.code == OUTCOME_UNKNOWN or self.code in (
+        return self.repeated or self.code in (
+            OUTCOME_UNKNOWN,
             "InternalError",
             "ServiceUnavailable",
             "Unavailable",
@@ -167,4 +179,5 @@ def _explain_answer(error: ClientError, action: str, region: str) -> Refused:
         hint = 'Name a subnet in [aws] of baker.toml: subnet = "subnet-…" or subnet = { Name = "…" }'
     elif code == "OptInRequired":
         text, hint = f"the account may not use {region} yet: {said}", "Enable the region for the account."
-    return Refused(text, code=code, action=action, region=region, hint=hint)
+    repeated = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
+    return Refused(text, code=code, action=action, region=region, hint=hint, repeated=repeated)

@@ -39,14 +39,15 @@ def wait_for(
     seconds: float,
     pace: Pace,
     what: Callable[[], str],
+    hint: str | None = None,
     cancel: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
     at_once: bool = False,
 ) -> Found:
     """What ``ask`` answers once that is not None. ``at_once`` asks before the first pause.
 
-    Raises CloudError with ``what`` after ``seconds``, Interrupted soon after ``cancel`` is set, and whatever
-    ``ask`` raises.
+    Raises CloudError with ``what`` and ``hint`` after ``seconds``, Interrupted soon after ``cancel`` is set,
+    and whatever ``ask`` raises.
     """
     cancel = cancel or threading.Event()
     deadline = clock() + seconds
@@ -57,5 +58,5 @@ def wait_for(
         if (found := ask()) is not None:
             return found
         if clock() >= deadline:
-            raise CloudError(f"{what()} after {seconds:.0f} s")
+            raise CloudError(f"{what()} after {seconds:.0f} s", hint=hint)
         pause = min(max(pause * GROWTH, pace.first), pace.longest)
