@@ -1,5 +1,8 @@
 """A Debian that every other image is built upon. Nothing in it is specific to one machine or one service.
 
+It makes one of a bare bootstrap, and one of Debian's own AMI (``from_ami``), which brings its kernel with an
+initrd, its network set-up and its clock: those stay as Debian made them for EC2.
+
 Security updates come with the next bake: an image is replaced, never changed, so there is no
 unattended-upgrades here. A machine that upgraded itself would no longer be the image that was tested.
 """
@@ -8,6 +11,7 @@ from pyinfra import host
 from pyinfra.facts.server import Arch
 from pyinfra.operations import apt, files, systemd
 
+FROM_AMI = host.data.from_ami
 KERNEL = {"x86_64": "linux-image-cloud-amd64", "aarch64": "linux-image-cloud-arm64"}
 
 # --- packages ---------------------------------------------------------------------------------------
@@ -31,16 +35,23 @@ apt.packages(
         "cloud-guest-utils",
         "cloud-init",
         "e2fsprogs",
-        "ifupdown",
         "libpam-systemd",
         "openssh-server",
         "sudo",
-        "systemd-timesyncd",
+        *([] if FROM_AMI else ["ifupdown", "systemd-timesyncd"]),
     ],
     update=True,
     cache_time=3600,
 )
-# No initrd: the cloud kernel has NVMe, EFI and ext4 built in, so it mounts its root by PARTUUID without one.
+apt.packages(
+    name="Remove what would upgrade a machine on its own",
+    packages=["unattended-upgrades"],
+    present=False,
+    extra_uninstall_args="--purge",
+)
+if FROM_AMI:  # it is as old as the AMI; a bootstrap is as new as the archive
+    apt.dist_upgrade(name="Bring what the AMI holds up to date")
+# No initrd, unless an AMI brings one: the cloud kernel has NVMe, EFI and ext4 built in, so it mounts its root by PARTUUID without one.
 # An initrd would hold the build's time stamps and cost more than all the rest of this recipe.
 apt.packages(
     name="Install the cloud kernel",
