@@ -250,6 +250,34 @@ def artifact_in(build: Build, region: str) -> Artifact:
     return next(artifact for artifact in build.artifacts if artifact.store == region)
 
 
+class Launched:
+    """What one launch with these settings came to."""
+
+    def __init__(self, lab: Lab, home: Path, *, arch: str = "x86_64", **settings: Any) -> None:
+        self.lab = lab
+        self.baking = Baking(make_provider(lab, home, **settings), arch=arch)
+        self.machine = self.baking.launch()
+        self.instance = describe_instances(lab, instance_id=self.machine.instance.id)[0]
+        self.asked = calls_of(lab, "RunInstances")[-1]
+
+    def volume(self, device: str = "/dev/xvda") -> Mapping[str, Any]:
+        mappings = self.instance["BlockDeviceMappings"]
+        ids = [one["Ebs"]["VolumeId"] for one in mappings if one["DeviceName"] == device]
+        return dict(self.lab.client("ec2").describe_volumes(VolumeIds=ids)["Volumes"][0])
+
+    def group(self) -> Mapping[str, Any]:
+        tagged = [{"Name": "tag:baker:bake", "Values": [self.baking.id]}]
+        [found] = self.lab.client("ec2").describe_security_groups(Filters=tagged)["SecurityGroups"]
+        interfaces = self.asked.get("NetworkInterfaces", [self.asked])
+        assert interfaces[0].get("Groups", self.asked.get("SecurityGroupIds")) == [found["GroupId"]]
+        return dict(found)
+
+    def attribute(self, name: str) -> Any:
+        client = self.lab.client("ec2")
+        found = client.describe_instance_attribute(InstanceId=self.machine.instance.id, Attribute=name)
+        return found[name[0].upper() + name[1:]]["Value"]
+
+
 # --- looking at the account -----------------------------------------------------------------------
 
 
