@@ -15,6 +15,8 @@ from baker.providers.aws.policy_scope import Condition, Need, Scope, Statement, 
 
 MAX_CHARACTERS = 6144
 """What IAM takes as one managed policy, not counting white space."""
+MAX_INLINE = 10240
+"""What it takes as inline policies of one role."""
 
 TAGGED: Condition = {"Null": {"aws:RequestTag/baker:bake": "false"}}
 """For what a call makes."""
@@ -38,8 +40,9 @@ def build_policy(scope: Scope) -> dict[str, Any]:
         *_launch(scope),
         *_launch_from(scope),
         *_launch_into(scope),
-        *_own_machines(scope),
+        *_groups(scope),
         *_images(scope),
+        *_change(scope),
         *_tags(scope),
         *_keys(scope),
         *_parameters(scope),
@@ -59,8 +62,8 @@ def explain_policy(scope: Scope, policy: Mapping[str, Any]) -> list[str]:
     size = count_characters(policy)
     if size > MAX_CHARACTERS:
         notes.append(
-            f"The policy has {size} characters, and IAM takes {MAX_CHARACTERS} as one managed policy: "
-            "divide its statements over two (the order does not matter)."
+            f"It has {size} characters, and IAM takes {MAX_CHARACTERS} as a managed policy: put it into the "
+            f"role itself (inline, {MAX_INLINE}), or divide its statements over two policies in any order."
         )
     if scope.account == "*":
         notes.append("It names no account: --account ID narrows it to one.")
@@ -167,50 +170,55 @@ def _launch_into(scope: Scope) -> Iterator[Statement]:
     yield from allow_each("LaunchInto", ["ec2:RunInstances"], [*subnets, *groups])
 
 
-# --- machines and their groups ----------------------------------------------------------------------------
+# --- what is made, and what becomes of it -----------------------------------------------------------------
 
 
-def _own_machines(scope: Scope) -> Iterator[Statement]:
+def _groups(scope: Scope) -> Iterator[Statement]:
     grouped = [need for need in scope.needs if not need.options.security_groups]
-    regions = list(dict.fromkeys(need.region for need in grouped))
-    if grouped:
-        groups = scope.ec2(regions, "security-group")
-        yield allow("MakeGroup", ["ec2:CreateSecurityGroup"], groups, TAGGED)
-        vpcs: list[tuple[str, Condition]] = []
-        for need in grouped:
-            vpc = need.options.vpc
-            condition = {"StringEquals": having(vpc)} if isinstance(vpc, Mapping) and vpc else {}
-            vpcs.append((scope.ec2_one(need.region, "vpc", vpc if isinstance(vpc, str) else "*"), condition))
-        yield from allow_each("MakeGroupIn", ["ec2:CreateSecurityGroup"], vpcs)
-        actions = ["ec2:AuthorizeSecurityGroupIngress", "ec2:DeleteSecurityGroup"]
-        yield allow("ChangeGroup", actions, groups, OURS)
-    yield allow(
-        "ChangeInstance",
-        ["ec2:CreateImage", "ec2:GetConsoleOutput", "ec2:StopInstances", "ec2:TerminateInstances"],
-        scope.ec2(scope.baking, "instance"),
-        OURS,
-    )
-
-
-# --- images -----------------------------------------------------------------------------------------------
+    if not grouped:
+        return
+    regions = dict.fromkeys(need.region for need in grouped)
+    yield allow("MakeGroup", ["ec2:CreateSecurityGroup"], scope.ec2(regions, "security-group"), TAGGED)
+    vpcs: list[tuple[str, Condition]] = []
+    for need in grouped:
+        vpc = need.options.vpc
+        condition = {"StringEquals": having(vpc)} if isinstance(vpc, Mapping) and vpc else {}
+        vpcs.append((scope.ec2_one(need.region, "vpc", vpc if isinstance(vpc, str) else "*"), condition))
+    yield from allow_each("MakeGroupIn", ["ec2:CreateSecurityGroup"], vpcs)
 
 
 def _images(scope: Scope) -> Iterator[Statement]:
-    distributions = [need.options.distribution for need in scope.needs]
-    yield allow("MakeImage", ["ec2:CreateImage"], scope.ec2(scope.baking, "image", "snapshot"), TAGGED)
+    made = scope.ec2(scope.baking, "image", "snapshot")
+    yield allow("MakeImage", ["ec2:CreateImage"], made, TAGGED)
+    yield allow("MakeImageOf", ["ec2:CreateImage"], scope.ec2(scope.baking, "instance"), OURS)
     if scope.copying:
         yield allow("CopyImage", ["ec2:CopyImage"], scope.ec2(scope.copying, "image", "snapshot"), TAGGED)
         # CopyImage does not know the tags of what it copies.
         known = {} if scope.account == "*" else {"StringEquals": {"ec2:Owner": scope.account}}
-        sources = [need.region for need in scope.needs if need.copies]
-        copied = scope.ec2(dict.fromkeys(sources), "image")
-        yield allow("CopyFrom", ["ec2:CopyImage"], copied, known)
-    actions = ["ec2:DeregisterImage", "ec2:ModifyImageAttribute"]
+        sources = dict.fromkeys(need.region for need in scope.needs if need.copies)
+        yield allow("CopyFrom", ["ec2:CopyImage"], scope.ec2(sources, "image"), known)
+
+
+def _change(scope: Scope) -> Iterator[Statement]:
+    """One statement for all: each of these actions knows but one kind of thing."""
+    distributions = [need.options.distribution for need in scope.needs]
+    actions = [
+        "ec2:DeleteSnapshot",
+        "ec2:DeregisterImage",
+        "ec2:GetConsoleOutput",
+        "ec2:ModifyImageAttribute",
+        "ec2:StopInstances",
+        "ec2:TerminateInstances",
+    ]
+    kinds = ["instance"]
+    if any(not need.options.security_groups for need in scope.needs):
+        actions += ["ec2:AuthorizeSecurityGroupIngress", "ec2:DeleteSecurityGroup"]
+        kinds.append("security-group")
     if any(wanted.deprecate_after for wanted in distributions):
         actions.append("ec2:EnableImageDeprecation")
-    yield allow("ChangeImage", actions, scope.ec2(scope.everywhere, "image"), OURS)
-    snapshots = scope.ec2(scope.everywhere, "snapshot")
-    yield allow("RemoveSnapshot", ["ec2:DeleteSnapshot"], snapshots, OURS)
+    regions = dict.fromkeys([*scope.baking, *scope.further])
+    changed = [*scope.ec2(regions, *kinds), *scope.ec2(scope.everywhere, "image", "snapshot")]
+    yield allow("ChangeOwn", sorted(actions), changed, OURS)
     if accounts := dict.fromkeys(account for wanted in distributions for account in wanted.accounts):
         yield allow(
             "ShareSnapshot",
@@ -245,16 +253,14 @@ def _tags(scope: Scope) -> Iterator[Statement]:
 
 def _keys(scope: Scope) -> Iterator[Statement]:
     """Used by EC2 for us, never by us. No alias can be a resource of a policy: it is a condition."""
-    via = {"kms:ViaService": [f"ec2.{region}.{scope.domain}" for region in scope.holding]}
+    via = {"StringLike": {"kms:ViaService": f"ec2.*.{scope.domain}"}}
     use: list[tuple[str, Condition]] = []
     grant: list[tuple[str, Condition]] = []
     for region, key in dict.fromkeys(pair for need in scope.needs for pair in _list_keys(need)):
         resource, alias = _name_key(scope, region, key)
         named = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}} if alias else {}
-        use.append((resource, {"StringEquals": via, **named}))
-        grant.append(
-            (resource, {"StringEquals": via, "Bool": {"kms:GrantIsForAWSResource": "true"}, **named})
-        )
+        use.append((resource, {**via, **named}))
+        grant.append((resource, {**via, "Bool": {"kms:GrantIsForAWSResource": "true"}, **named}))
     yield from allow_each("UseKey", USE_KEYS, use)
     yield from allow_each("GrantKey", ["kms:CreateGrant"], grant)
 
