@@ -35,6 +35,8 @@ from baker.teardown import Teardown
 BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 CAPTURE = "capture"
 """The kind of a resource that becomes an artifact; all others are temporary."""
+MACHINES = ("machine", "instance")
+"""The kinds of those that run."""
 KEPT = "kept"
 """In the ledger's details of what was left on purpose, for those who sweep elsewhere."""
 ABANDONED = timedelta(days=1)
@@ -91,7 +93,7 @@ def sweep_dead_bakes(
             else:
                 dead += found
     removed, failed, finished = [], [], []
-    for owner, resource in dead:
+    for owner, resource in order_removal(dead):
         try:
             if not dry_run:
                 remove(catalog, providers[resource.provider], owner, resource)
@@ -113,6 +115,11 @@ def sweep_dead_bakes(
     return Swept(
         removed=tuple(removed), failed=tuple(failed), finished=tuple(finished), unasked=tuple(unasked)
     )
+
+
+def order_removal(dead: Sequence[tuple[str, Resource]]) -> list[tuple[str, Resource]]:
+    """Machines first, since other things are in use until they are gone; else what was made last goes first."""
+    return sorted(reversed(dead), key=lambda pair: pair[1].kind not in MACHINES)
 
 
 def key_of(resource: Resource) -> tuple[str, str, str, str]:
