@@ -118,8 +118,10 @@ def sweep_dead_bakes(
 
 
 def order_removal(dead: Sequence[tuple[str, Resource]]) -> list[tuple[str, Resource]]:
-    """Machines first, since other things are in use until they are gone; else what was made last goes first."""
-    return sorted(reversed(dead), key=lambda pair: pair[1].kind not in MACHINES)
+    """Machines first, since other things are in use until they are gone; else what was made last first."""
+    newest_first = list(reversed(dead))
+    newest_first.sort(key=lambda pair: pair[1].kind not in MACHINES)
+    return newest_first
 
 
 def key_of(resource: Resource) -> tuple[str, str, str, str]:

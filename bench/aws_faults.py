@@ -1,9 +1,9 @@
 """Prints what a fault in each AWS call of a bake leaves behind: `make aws-faults`.
 
-One bake of a small recipe into two regions, on the lab without machines. Each of its calls in turn is refused,
-fails for good, times out, is done without an answer (once, and for good), or is the last thing before a
-`kill -9`. Then one `baker system sweep`; and a look at the account and the catalog. Takes a quarter of an hour;
-ends with 1 if anything is left behind. ``--only TEXT`` takes the calls whose description holds the text.
+One bake of a small recipe into two regions, on the lab without machines. Each of its calls in turn is
+refused, fails for good, times out, is done without an answer (once, and for good), or is the last thing before
+a `kill -9`. Then one `baker system sweep`; and a look at the account and the catalog. Takes a quarter of an
+hour; ends with 1 if anything is left behind. ``--only TEXT`` takes the calls whose description holds the text.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from tests.e2e.aws_faults import FAULTS, Cell, bake_cleanly, strike
 
 LEGEND = """
-Per cell: how the bake ended (baked, failed, killed), and how many things leaked (an AWS resource of ours that no
-image of the catalog holds, or an image whose AMI is not there) after one sweep."""
+Per cell: how the bake ended (baked, failed, killed), and how many things leaked (an AWS resource of ours that
+no image of the catalog holds, or an image whose AMI is not there) after one sweep."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         for spot in spots:
             row = [strike(spot, fault, template) for fault in FAULTS]
-            print(f"{str(spot):<{width}}", *(f"{show(cell):<14}" for cell in row), flush=True)
+            print(f"{spot!s:<{width}}", *(f"{show(cell):<14}" for cell in row), flush=True)
             cells += row
     finally:
         shutil.rmtree(template)

@@ -1,4 +1,4 @@
-"""Imported by the process that others are forked from: what a bake for aws needs, so that it starts at once."""
+"""Imported by the process that others are forked from: what a bake for aws needs, to start at once."""
 
 from __future__ import annotations
 
