@@ -29,7 +29,7 @@ from baker.errors import BakerError, Interrupted
 from baker.fingerprint import LITTER
 from baker.interrupt import Interruption
 from baker.log import BakeLog
-from baker.model import Recipe, Stage
+from baker.model import Recipe, Stage, shorten_digest
 from baker.progress import Note, Progress, RecipeEvent, StageEnded, StageStarted, count
 from baker.providers.protocol import Machine, Provider, ResolvedSource
 from baker.teardown import LeftBehind, Teardown, describe_resource
@@ -297,7 +297,7 @@ def launch(trial_id: str, recipe: Recipe, workshop: Workshop, log: BakeLog, tear
     with stage(Stage.LAUNCH, trial_id, recipe, workshop, log) as detail:
         source = workshop.resolve(recipe)
         machine = workshop.provider.launch(trial_id, recipe, source, teardown)
-        detail.append(f"a machine from {source.source}, {source.digest[:19]}")
+        detail.append(f"a machine from {source.source}, {shorten_digest(source.digest)}")
     return machine
 
 

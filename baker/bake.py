@@ -26,7 +26,17 @@ from baker.kitchen import Bake, Kitchen
 from baker.knowledge import resolve_parent, tool_versions
 from baker.log import FREE_SPACE, BakeLog
 from baker.manifest import fold_layers, manifest_digest
-from baker.model import BakeResult, Build, Image, Manifest, Provenance, Recipe, Reference, Stage
+from baker.model import (
+    BakeResult,
+    Build,
+    Image,
+    Manifest,
+    Provenance,
+    Recipe,
+    Reference,
+    Stage,
+    shorten_digest,
+)
 from baker.plan import Action, PlanEntry, describe_reasons
 from baker.progress import BakeStarted, Note, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
@@ -127,7 +137,7 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
         claim_builds(bake, [*([source.parent.id] if source.parent else []), *carried])
         # Looked at before the recipe runs: what is edited meanwhile counts as changed at the next plan.
         inputs = bake.kitchen.knowledge.static_inputs(recipe, bake.entry.target, bake.entry.arch, source)
-        detail.append(f"{source.source} is {source.digest[:19]}")
+        detail.append(f"{source.source} is {shorten_digest(source.digest)}")
     with bake.stage(Stage.LAUNCH):
         prepare_configurer(bake)
         bake.machine = machine = provider.launch(bake.id, recipe, source, teardown)

@@ -53,6 +53,11 @@ class Stage(enum.StrEnum):
     TEARDOWN = "teardown"
 
 
+def shorten_digest(digest: str) -> str:
+    """A digest as it is shown in lists; another exact name (an AMI's id) stays whole."""
+    return digest[:19] if digest.startswith("sha256:") else digest
+
+
 # --- references ---------------------------------------------------------------------------------
 
 

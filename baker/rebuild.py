@@ -14,14 +14,20 @@ from baker.manifest import fold_layers, manifest_digest
 from baker.model import Artifact, Build, Manifest, Package
 from baker.sidecar import Issue, Sidecar, Unreadable
 
+CONTENTS = ("packages", "files")
+"""What is missing where an artifact does not tell what is inside."""
+
 
 class Teller(Protocol):
     """A provider whose artifacts tell of their builds."""
 
     def sidecars(self) -> Iterable[Sidecar | Unreadable]: ...
 
-    def read_contents(self, artifact: Artifact) -> tuple[Sequence[Layer], Sequence[Package]]:
-        """Raises StoreError."""
+    def read_contents(self, artifact: Artifact) -> tuple[Sequence[Layer], Sequence[Package]] | None:
+        """The layers (lowest first) and packages of an artifact; None where it does not tell them.
+
+        Raises StoreError.
+        """
 
 
 class Fate(enum.StrEnum):
@@ -95,12 +101,17 @@ def _restore(
     if held is not None:
         return restoration(Fate.TAKEN, f"the catalog holds this version with the build {held}")
     try:
-        layers, packages = teller.read_contents(build.artifacts[0])
+        contents = teller.read_contents(build.artifacts[0])
     except StoreError as error:
         return restoration(Fate.DAMAGED, str(error))
-    if manifest_digest(Manifest(packages=tuple(packages), files=fold_layers(layers))) != build.digest:
+    layers, packages = contents or ((), ())
+    if (
+        contents
+        and manifest_digest(Manifest(packages=tuple(packages), files=fold_layers(layers))) != build.digest
+    ):
         return restoration(Fate.DAMAGED, f"its contents do not come to its digest {build.digest}")
+    missing = sidecar.missing if contents else tuple(dict.fromkeys([*sidecar.missing, *CONTENTS]))
     if not dry_run and catalog.restore_build(build, issue, layers=layers, packages=packages) is None:
         return restoration(Fate.TAKEN, "the catalog got this version with another build meanwhile")
-    detail = f"not in its artifact: {', '.join(sidecar.missing)}" if sidecar.missing else ""
-    return restoration(Fate.RESTORED, detail, sidecar.missing)
+    detail = f"not in its artifact: {', '.join(missing)}" if missing else ""
+    return restoration(Fate.RESTORED, detail, missing)

@@ -102,7 +102,10 @@ def bake(
         found = select_recipes(settings, recipes, overrides)
         asked = {name: found[name] for name in recipes or found}
         chosen = choose_targets(settings, asked, targets)
-        providers = make_providers(settings, offline=offline, detached=on_error == "keep")
+        # Those that are not baked for as well: what makes a version complete is theirs to say.
+        wanted = {target for recipe in found.values() for target in recipe.targets}
+        detached = on_error == "keep"
+        providers = make_providers(settings, targets=wanted, offline=offline, detached=detached)
         check_providers(providers, chosen)
         with open_catalog(settings) as catalog:
             kitchen = Kitchen(
@@ -148,7 +151,7 @@ def plan(
     with open_catalog(settings, read_only=True, or_empty=True) as catalog:
         kitchen = Kitchen(
             catalog=catalog,
-            providers=make_providers(settings, offline=offline),
+            providers=make_providers(settings, targets=chosen, offline=offline),
             settings=settings,
             environ=os.environ,
             show=console.show,

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 import typer
 
 from baker.cli import groups
-from baker.cli.wiring import Options, explaining_refusals, make_providers, open_catalog
+from baker.cli.completion import complete_target
+from baker.cli.wiring import (
+    Options,
+    explaining_refusals,
+    make_providers,
+    open_catalog,
+    require_configured,
+)
 from baker.console import Console, show_age, show_size
 from baker.errors import CatalogMissing, HostError, UsageError
 
@@ -226,19 +233,23 @@ def explaining_disk(file: str) -> Iterator[None]:
 @explaining_refusals()
 def rebuild(
     context: typer.Context,
-    source: Annotated[str, typer.Option("--from", metavar="local", help="Whose artifacts are read.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="local|aws", help="Whose artifacts are read.", autocompletion=complete_target
+        ),
+    ],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be restored.")] = False,
     as_json: Json = False,
 ) -> int:
     """Restore the images of a lost catalog from what their artifacts tell. Never changes what is there."""
     from baker.rebuild import Fate, rebuild_catalog
 
-    if source != "local":
-        raise UsageError(f"--from takes local, not {source!r}")
     options: Options = context.obj
     console = Console(as_json=as_json)
     settings = options.settings()
-    teller: Any = make_providers(settings)[source]
+    require_configured(settings, source)
+    teller: Any = make_providers(settings, targets={source})[source]
 
     def report(restoration: Restoration) -> None:
         if not as_json:
@@ -252,7 +263,8 @@ def rebuild(
         console.result_json({"catalog": description, "dry_run": dry_run, "builds": rows})
     else:
         counts = ", ".join(f"{sum(one.fate is fate for one in done)} {fate}" for fate in Fate)
-        console.say(f"{len(done)} builds in {settings.home / 'local'}: {counts}")
+        where = f"in {settings.home / 'local'}" if source == "local" else f"at {source}"
+        console.say(f"{len(done)} builds {where}: {counts}")
         console.say(NOT_IN_ARTIFACTS)
     return int(any(one.fate is Fate.DAMAGED for one in done))
 

@@ -13,7 +13,7 @@ from baker.cli.images import Json, Ref, package_json
 from baker.cli.wiring import Options, open_catalog
 from baker.console import Console, show_size
 from baker.errors import BadReference, UsageError
-from baker.model import Build, FileEntry, Image, Package, Reference
+from baker.model import Build, FileEntry, Image, Package, Reference, shorten_digest
 
 if TYPE_CHECKING:
     from baker.comparing import ManifestDifference, Notable, PackageChange
@@ -196,7 +196,7 @@ def count(changes: Mapping[str, Sequence[object]]) -> str:
 
 
 def show_source(build: Build) -> str:
-    return f"{build.provenance.source} ({build.provenance.source_digest[:19]})"
+    return f"{build.provenance.source} ({shorten_digest(build.provenance.source_digest)})"
 
 
 def show_package(package: Package) -> str:

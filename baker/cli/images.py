@@ -13,7 +13,7 @@ from baker.cli.wiring import Options, open_catalog
 from baker.console import Console, show_age, show_size
 from baker.leases import Lease
 from baker.life import ImageEvent
-from baker.model import Build, Image, Package, Reference
+from baker.model import Build, Image, Package, Reference, shorten_digest
 
 NEWEST = 50
 """So many images are listed for people, unless they ask for more."""
@@ -102,7 +102,11 @@ def show_image(context: typer.Context, reference: Ref, as_json: Json = False) ->
     console.result(f"{image.reference}  {state}{channels}  made {show_age(image.created)} ago")
     print_standing(console, image, leases)
     for build in image.builds:
+        if len(image.builds) > 1:
+            console.result("")
         print_build(console, build, packages[build.id])
+    if len(image.builds) > 1:
+        console.result("")
     told = [(move.at, move.actor, describe_move(move)) for move in moves]
     told += [(event.at, event.actor, describe_event(event)) for event in events]
     for at, actor, what in sorted(told, reverse=True):
@@ -152,11 +156,11 @@ def print_build(console: Console, build: Build, packages: tuple[Package, ...]) -
         "digest": build.digest,
         "fingerprint": build.fingerprint,
         "size": show_size(build.size_bytes),
-        "source": f"{provenance.source} ({provenance.source_digest[:19]})",
+        "source": f"{provenance.source} ({shorten_digest(provenance.source_digest)})",
         "commit": commit,
         "baked by": f"{provenance.actor} on {provenance.host} in bake {build.id}",
         "tools": tools,
-        "packages": f"{len(packages)}",
+        "packages": f"{len(packages)}" if packages or build.target == "local" else "not known",
         "inputs": f"{len(provenance.inputs)}"
         + (f", opaque: {provenance.opaque}" if provenance.opaque else ""),
     }

@@ -20,11 +20,12 @@ from baker.cli.wiring import (
 )
 from baker.console import Console, show_age, show_size
 from baker.errors import BadReference, UsageError
-from baker.model import Reference
+from baker.model import Reference, shorten_digest
 from baker.settings import Settings
 
 if TYPE_CHECKING:
     from baker.leases import Lease
+    from baker.model import Artifact
     from baker.providers.protocol import Provider
     from baker.prune import Pruned, PrunePlan
 
@@ -170,19 +171,18 @@ def print_pruned(console: Console, pruned: Pruned) -> None:
     for reference, why in pruned.skipped:
         console.say(f"Kept {reference} after all: {why}")
     for reference, artifact in pruned.left:
-        console.say(
-            f"Left: {artifact.kind} {artifact.id[:19]} of {reference} in {artifact.store}. "
-            "Finish it there: baker image prune --yes"
-        )
+        console.say(f"{describe_left(reference, artifact)}. Finish it there: baker image prune --yes")
     for reference, artifact, user in pruned.used:
-        console.say(
-            f"Left: {artifact.kind} {artifact.id[:19]} of {reference} in {artifact.store}: {user}. "
-            "Finish it afterwards: baker image prune --yes"
-        )
+        left = describe_left(reference, artifact)
+        console.say(f"{left}: {user}. Finish it afterwards: baker image prune --yes")
     for reference, error in dict.fromkeys(pruned.failed):
         console.say(f"{console.style('Failed:', 'red')} {reference}: {error}")
     if pruned.failed:
         console.say("  What is left of them goes with the next one: baker image prune --yes")
+
+
+def describe_left(reference: str, artifact: Artifact) -> str:
+    return f"Left: {artifact.kind} {shorten_digest(artifact.id)} of {reference} in {artifact.store}"
 
 
 # --- image rm -----------------------------------------------------------------------------------------

@@ -51,7 +51,8 @@ apt.packages(
 )
 if FROM_AMI:  # it is as old as the AMI; a bootstrap is as new as the archive
     apt.dist_upgrade(name="Bring what the AMI holds up to date")
-# No initrd, unless an AMI brings one: the cloud kernel has NVMe, EFI and ext4 built in, so it mounts its root by PARTUUID without one.
+# No initrd, unless an AMI brings one: the cloud kernel has NVMe, EFI and ext4 built in, so it mounts its root
+# by PARTUUID without.
 # An initrd would hold the build's time stamps and cost more than all the rest of this recipe.
 apt.packages(
     name="Install the cloud kernel",

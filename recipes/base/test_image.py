@@ -1,6 +1,6 @@
 """What every machine made from this image can rely on. Run on a fresh one, booted.
 
-A local machine is bare. One on AWS is given data at its first boot, which cloud-init acts upon: a user, a host key.
+A local machine is bare. One on AWS is given data at its first boot, which cloud-init acts upon: a user, keys.
 """
 
 

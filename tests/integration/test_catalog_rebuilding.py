@@ -12,12 +12,14 @@ import pytest
 from baker.catalog import Catalog
 from baker.layer import Layer, encode_layer
 from baker.manifest import fold_layers, manifest_digest
-from baker.model import Build, Image, ImageStatus, Manifest, Package, Reference
+from baker.model import Artifact, Build, Image, ImageStatus, Manifest, Package, Reference
 from baker.providers.local.provider import LocalProvider
 from baker.rebuild import Fate, Restoration, rebuild_catalog
+from baker.sidecar import Issue, Sidecar, Unreadable
 from baker.teardown import Teardown
 from tests.e2e.project import Project, make_project
 from tests.factories import (
+    NOON,
     make_artifact,
     make_build,
     make_file,
@@ -307,7 +309,10 @@ def test_rebuild_by_commands(home: Path, tmp_path: Path, provider: LocalProvider
     again = project.json("catalog", "rebuild", "--from", "local")
     assert [row["fate"] for row in again["builds"]] == ["known"] * 3
     assert again["catalog"] == f"sqlite {home}/catalog.db"
-    assert "--from takes local" in project.run("catalog", "rebuild", "--from", "aws", status=2).stderr
+    assert (
+        "the target aws is not configured"
+        in project.run("catalog", "rebuild", "--from", "aws", status=2).stderr
+    )
     (provider.store.artifacts / "ff.json").write_text("{")
     assert "damaged" in project.run("catalog", "rebuild", "--from", "local", status=1).stdout
 
@@ -326,3 +331,40 @@ def test_after_a_rebuild_nothing_has_to_be_baked_again(tmp_path: Path, shared_ho
     assert after["builds"] == shown["builds"]
     assert [result["outcome"] for result in project.bake("rebuilt")] == ["unchanged"]
     assert project.run("run", "rebuilt", "--", "ls", "/srv").stdout == "made\n"
+
+
+# --- artifacts that do not tell what is inside ----------------------------------------------------------
+
+
+class Tags:
+    """A provider whose artifacts carry tags, which are too small for packages and files."""
+
+    def __init__(self, build: Build) -> None:
+        self.build = build
+
+    def sidecars(self) -> list[Sidecar | Unreadable]:
+        wanted = (("local", "x86_64"), ("aws", "x86_64"))
+        issue = Issue(version=4, at=NOON, wanted=wanted)
+        return [Sidecar(build=self.build, issues=(issue,), missing=("inputs",))]
+
+    def read_contents(self, artifact: Artifact) -> None:
+        assert artifact.kind == "ami"
+
+
+def test_build_whose_artifact_does_not_tell_its_contents_is_restored_without_them(
+    new_catalog_url: str,
+) -> None:
+    artifacts = [
+        make_artifact(target="aws", kind="ami", store=region) for region in ("eu-west-1", "eu-north-1")
+    ]
+    build = make_build("web", "aws", "x86_64", artifacts=tuple(artifacts))
+    with Catalog.open(new_catalog_url, actor="ann") as catalog:
+        (done,) = rebuild_catalog(catalog, Tags(build), dry_run=False, report=lambda _: None)
+        assert (done.image, str(done.fate)) == ("web:4", "restored")
+        assert done.missing == ("inputs", "packages", "files")
+        assert done.detail == "not in its artifact: inputs, packages, files"
+        image = catalog.image("web", 4)
+        assert (image.builds, image.complete) == ((build,), False)
+        assert catalog.packages(build.id) == ()
+        (again,) = rebuild_catalog(catalog, Tags(build), dry_run=False, report=lambda _: None)
+        assert str(again.fate) == "known"
