@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -402,7 +403,9 @@ def test_instances_boot_their_image_with_cloud_init_and_an_image_is_what_its_ins
             assert run(client, "cat /var/lib/cloud/data/instance-id") == second
             assert run(client, "cloud-init status --wait") == "status: error"
             assert run(client, "sudo -n id -u || echo refused") == "refused"
+        assert set(Path("/sys/class/net").glob(f"lab{os.getpid():x}-*")) != set()
         assert "Cloud-init v." in ec2.get_console_output(InstanceId=second)["Output"]
+    assert set(Path("/sys/class/net").glob(f"lab{os.getpid():x}-*")) == set()
 
 
 def log_in(lab: Lab, instance: str, login_key: str) -> paramiko.SSHClient:

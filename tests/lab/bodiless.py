@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import logging
 import random
 import selectors
 import socket
@@ -25,6 +26,8 @@ Answer = Callable[[str, bytes], Reply | None]
 
 IDLE_SECONDS = 2.0
 """How long a command's standard input may be silent before it counts as ended."""
+LOG = logging.getLogger("tests.lab.ssh")
+LOG.setLevel(logging.CRITICAL)  # clients that hang up are none of its business
 STATUS_DONE = b"status: done\n"
 STATUS_ERROR = b"status: error\nerrors:\n  - the lab has cloud-init fail\n"
 
@@ -158,6 +161,7 @@ class Bodiless:
             connection.setblocking(True)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             transport = paramiko.Transport(connection)
+            transport.set_log_channel(LOG.name)
             transport.add_server_key(server.host_key)
             server.transports.append(transport)
             transport.start_server(event=threading.Event(), server=Conversation(self, server))
@@ -165,7 +169,7 @@ class Bodiless:
     def answer(self, server: SshServer, command: str, stdin: bytes) -> Reply:
         self.commands.append((server.launch.instance, command))
         words = command.split()
-        if server.launch.fault("no-sudo") and "sudo" in words[:3]:
+        if server.launch.fault("no-sudo") and "sudo" in words[:6]:
             return 1, b"", b"sudo: a password is required\n"
         failed = server.launch.fault("cloud-init-fails")
         if failed and "cloud-init" in command and "status" in command:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tests.lab.lookup import list_instances
 from tests.lab.wire import AwsError, Request, Response
 
 Forward = Callable[..., Response]
@@ -24,7 +25,7 @@ def delete_group(request: Request, forward: Forward) -> Response:
 
 def find_user(backend: Any, group_id: str | None) -> str | None:
     """The instance, not terminated yet, that is in the group."""
-    for instance in backend.all_instances():
+    for instance in list_instances(backend):
         if instance.state == "terminated":
             continue
         groups = [

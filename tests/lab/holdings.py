@@ -9,6 +9,7 @@ from moto.ec2.models import ec2_backends
 from moto.ssm.models import ssm_backends
 
 from tests.lab.instances import GONE
+from tests.lab.lookup import list_instances
 
 
 def list_holdings(region: str | None = None) -> list[str]:
@@ -26,7 +27,7 @@ def list_holdings(region: str | None = None) -> list[str]:
 
 
 def list_ec2(backend: Any) -> Iterator[str]:
-    for instance in backend.all_instances():
+    for instance in list_instances(backend):
         if instance.state not in GONE:
             yield describe(backend, "instance", instance.id, instance.state)
     for groups in backend.groups.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import translate
 from typing import Any
@@ -16,6 +16,7 @@ from moto.ec2.utils import random_ami_id
 
 from tests.lab.faults import Faults
 from tests.lab.fleet import Fleet
+from tests.lab.lookup import require_instance
 from tests.lab.transitions import Latency, Transitions
 from tests.lab.wire import AwsError, Request, Response, write_result
 
@@ -34,7 +35,6 @@ class Details:
     state_reason: dict[str, str] | None = None
     source_image: str | None = None
     source_region: str | None = None
-    last_launched: datetime | None = field(default=None)
 
 
 def make_image(
@@ -158,11 +158,7 @@ class Images:
 
     def create(self, request: Request, _forward: Forward) -> Response:
         backend, params = request.backend, request.params
-        instance = next((each for each in backend.all_instances() if each.id == params["InstanceId"]), None)
-        if instance is None:
-            raise AwsError(
-                "InvalidInstanceID.NotFound", f"The instance ID '{params['InstanceId']}' does not exist"
-            )
+        instance = require_instance(backend, params["InstanceId"])
         if instance.state not in ("running", "stopped"):
             raise AwsError(
                 "IncorrectState",
@@ -183,7 +179,6 @@ class Images:
             }
             devices.append({"DeviceName": name, "Ebs": ebs})
         devices.sort(key=lambda device: device["DeviceName"] != instance.root_device_name)
-        source = backend.amis.get(instance.image_id)
         image = make_image(
             backend,
             name=params["Name"],
@@ -195,8 +190,6 @@ class Images:
         image.instance_id = instance.id
         image.lab.source_image = instance.image_id
         image.lab.source_region = request.region
-        if instance.metadata_options.http_tokens == "required" and source is not None:
-            image.lab.imds_support = getattr(source, "lab", image.lab).imds_support
         self._tag(request, image)
         runs = instance.state == "running"
         if runs:  # as AWS does it by default; NoReboot has no body of its own

@@ -13,6 +13,7 @@ from moto.ec2.models.instances import Instance, StateReason
 from tests.lab.faults import Faults
 from tests.lab.fleet import Fleet, Launch
 from tests.lab.images import describe_mappings, require_usable
+from tests.lab.lookup import find_instance, require_instance
 from tests.lab.transitions import Latency, Transitions
 from tests.lab.wire import AwsError, Request, Response, write_result
 
@@ -82,7 +83,10 @@ class Instances:
                 f"The architecture '{','.join(archs)}' of the specified instance type does not match the "
                 f"architecture '{image.architecture}' of the specified AMI.",
             )
-        return complete_mappings(request.form, params, describe_mappings(image))
+        changed = complete_mappings(request.form, params, describe_mappings(image))
+        if image.lab.imds_support == "v2.0" and "HttpTokens" not in params.get("MetadataOptions", {}):
+            changed["MetadataOptions.HttpTokens"] = "required"
+        return changed
 
     def _launch(self, request: Request, instance: Instance) -> None:
         faults = tuple(
@@ -233,6 +237,24 @@ class Instances:
             )
         return write_result(request, {answer: told})
 
+    def describe(self, request: Request, forward: Forward) -> Response:
+        """Instances that are named; moto looks at all of them for that, which is slow with hundreds."""
+        named = request.params.get("InstanceIds")
+        if not named or request.params.get("Filters"):
+            return forward()
+        found: dict[str, list[Instance]] = {}
+        for instance_id in dict.fromkeys(named):
+            require_instance(request.backend, instance_id)
+        for reservation in request.backend.reservations.values():
+            for instance in reservation.instances:
+                if instance.id in named:
+                    found.setdefault(reservation.id, []).append(instance)
+        told = [
+            {"ReservationId": each, "OwnerId": request.account, "Instances": instances}
+            for each, instances in found.items()
+        ]
+        return write_result(request, {"Reservations": told})
+
     def console(self, request: Request, _forward: Forward) -> Response:
         instance = require_instance(request.backend, request.params["InstanceId"])
         text = self._fleet.console(instance.id)[-64 * 1024 :]
@@ -277,17 +299,6 @@ def complete_mappings(
 
 def mappings_of(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(params.get("BlockDeviceMappings", []))
-
-
-def find_instance(backend: Any, instance_id: str) -> Instance | None:
-    return next((each for each in backend.all_instances() if each.id == instance_id), None)
-
-
-def require_instance(backend: Any, instance_id: str) -> Instance:
-    instance = find_instance(backend, instance_id)
-    if instance is None:
-        raise AwsError("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
-    return instance
 
 
 def require_state(instance: Instance, what: str, states: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+from moto import backends
 from moto.core.base_backend import BackendDict
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
@@ -25,7 +26,8 @@ from tests.lab.fleet import Fleet
 from tests.lab.groups import delete_group
 from tests.lab.holdings import list_holdings
 from tests.lab.images import Images
-from tests.lab.instances import Instances, require_instance
+from tests.lab.instances import Instances
+from tests.lab.lookup import require_instance
 from tests.lab.server import OBSERVER, Endpoint
 from tests.lab.transitions import Latency, Transitions
 from tests.lab.wire import Request
@@ -52,6 +54,7 @@ class Lab:
             "StopInstances": instances.stop,
             "StartInstances": instances.start,
             "TerminateInstances": instances.terminate,
+            "DescribeInstances": instances.describe,
             "GetConsoleOutput": instances.console,
             "CreateImage": images.create,
             "CopyImage": images.copy,
@@ -221,17 +224,22 @@ _running = threading.Lock()
 
 @contextmanager
 def moto_as_needed() -> Iterator[None]:
-    """moto empty, without its own stock of images, and quick with tags: it searches all for those of one."""
-    tags = TaggedEC2Resource.get_tags
+    """moto empty, without its own stock of images, and quicker: for one resource's tags it searches all tags,
+    for one call it lists its own folders.
+    """
+    tags, modules = TaggedEC2Resource.get_tags, backends.list_of_moto_modules
     variable = "MOTO_EC2_LOAD_DEFAULT_AMIS"
     before = os.environ.get(variable)
     os.environ[variable] = "false"
     TaggedEC2Resource.get_tags = get_tags  # type: ignore[method-assign]
+    known = frozenset(modules())
+    backends.list_of_moto_modules = lambda: known
     BackendDict.reset()
     try:
         yield
     finally:
         BackendDict.reset()
+        backends.list_of_moto_modules = modules
         TaggedEC2Resource.get_tags = tags  # type: ignore[method-assign]
         os.environ.pop(variable)
         if before is not None:
