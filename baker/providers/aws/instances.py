@@ -222,8 +222,11 @@ def wait_for_address(
     try:
         return wait_for(ask, seconds=ADDRESS_SECONDS, pace=SOON, what=what, cancel=cancel)
     except CloudError as error:
-        if error.hint is None and not options.private and "address" in str(error):
-            error.hint = 'Use a public subnet, or address = "private" in [aws] with a way into the VPC.'
+        if state != "running":
+            error.hint = error.hint or "Try it again, in another zone or with another instance_type of [aws]."
+        elif not options.private:
+            public = 'Use a public subnet, or address = "private" in [aws] with a way into the VPC.'
+            error.hint = error.hint or public
         raise
 
 

@@ -16,7 +16,7 @@ from botocore.credentials import (
     CredentialResolver,
     DeferredRefreshableCredentials,
 )
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
 from botocore.session import Session as CoreSession
 
 from baker.errors import SettingsError
@@ -71,6 +71,15 @@ class AwsSession:
                     self._session = boto3.Session(botocore_session=core)
             return self._session
 
+    @property
+    def _known_regions(self) -> set[str]:
+        session = self._boto
+        return {
+            region
+            for partition in session.get_available_partitions()
+            for region in session.get_available_regions("ec2", partition)
+        }
+
     def ec2(self, region: str, operation: str, **parameters: Any) -> Any:
         """Call EC2. Raises Refused."""
         return self.call("ec2", region, operation, **parameters)
@@ -110,6 +119,8 @@ class AwsSession:
                 client = self._boto.client(service, region_name=region, config=config)
                 client.meta.events.register("before-send.*", self._count)
                 client.meta.events.register("needs-retry.ec2.RunInstances", _fall_back_at_once)
+                if region not in self._known_regions:
+                    client.meta.events.register_first(f"needs-retry.{service}", _give_up_at_once)
                 self._clients[service, region] = client
             return client
 
@@ -129,6 +140,11 @@ def explaining(service: str, operation: str, region: str) -> Iterator[None]:
         yield
     except (BotoCoreError, ClientError) as error:
         raise explain(error, service=service, operation=operation, region=region) from error
+
+
+def _give_up_at_once(caught_exception: Exception | None = None, **_: Any) -> bool | None:
+    """There is no way to a region of which nobody has heard: it is misspelt."""
+    return False if isinstance(caught_exception, EndpointConnectionError) else None
 
 
 def _fall_back_at_once(response: tuple[Any, Mapping[str, Any]] | None = None, **_: Any) -> bool | None:
