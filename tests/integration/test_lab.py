@@ -68,7 +68,9 @@ def fails(code: str, call: Callable[..., Any], **parameters: Any) -> None:
     assert raised.value.response["Error"]["Code"] == code
 
 
-def connect(lab: Lab, address: str, login_key: str) -> paramiko.SSHClient:
+def connect(
+    lab: Lab, address: str, login_key: str, way: paramiko.Channel | None = None
+) -> paramiko.SSHClient:
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
     client.connect(
@@ -79,6 +81,7 @@ def connect(lab: Lab, address: str, login_key: str) -> paramiko.SSHClient:
         allow_agent=False,
         look_for_keys=False,
         timeout=10.0,
+        sock=way,
     )
     return client
 
@@ -88,14 +91,28 @@ def connect(lab: Lab, address: str, login_key: str) -> paramiko.SSHClient:
 
 def test_calls_are_recorded_with_the_permissions_that_they_take(lab: Lab) -> None:
     tags = [{"ResourceType": "instance", "Tags": [{"Key": "a", "Value": "b"}]}]
-    make_client(lab).run_instances(**LAUNCH, ImageId=lab.source_ami, TagSpecifications=tags)
+    profile = lab.client("iam").create_instance_profile(InstanceProfileName="p")["InstanceProfile"]["Arn"]
+    encrypted = {"VolumeSize": 8, "Encrypted": True, "KmsKeyId": "alias/baker"}
+    make_client(lab).run_instances(
+        **LAUNCH,
+        ImageId=lab.source_ami,
+        TagSpecifications=tags,
+        IamInstanceProfile={"Arn": profile},
+        BlockDeviceMappings=[{"DeviceName": "/dev/xvda", "Ebs": encrypted}],
+    )
     make_client(lab, "sts").get_caller_identity()
 
     assert [(call.service, call.action, call.region) for call in lab.calls] == [
         ("ec2", "RunInstances", lab.region),
         ("sts", "GetCallerIdentity", lab.region),
     ]
-    assert lab.permissions() == {"ec2:RunInstances", "ec2:CreateTags"}
+    needed = lab.permissions()
+    assert {each for each in needed if not each.startswith("kms:")} == {
+        "ec2:RunInstances",
+        "ec2:CreateTags",
+        "iam:PassRole",
+    }
+    assert needed >= {"kms:CreateGrant", "kms:GenerateDataKeyWithoutPlaintext"}
 
 
 def test_a_throttled_call_is_told_so_in_its_own_protocol_and_not_done(lab: Lab) -> None:
@@ -343,6 +360,20 @@ def test_an_instance_shows_the_host_key_of_its_user_data_and_takes_its_login_key
         assert client.exec_command("true")[1].channel.recv_exit_status() == 0
     with pytest.raises(paramiko.AuthenticationException):
         connect(lab, address, make_key())
+
+
+def test_an_instance_is_a_bastion_to_another(lab: Lab) -> None:
+    login_key = make_key()
+    user_data = make_user_data(make_key(), login_key)
+    near = describe(lab, launch(lab, UserData=user_data))["PublicIpAddress"]
+    far = describe(lab, launch(lab, UserData=user_data))["PrivateIpAddress"]
+    wait_for_ssh(lab, near, login_key)
+    wait_for_ssh(lab, far, login_key)
+
+    with connect(lab, near, login_key) as bastion:
+        way = bastion.get_transport().open_channel("direct-tcpip", (far, lab.ssh_port), ("127.0.0.1", 0))
+        with connect(lab, far, login_key, way) as client:
+            assert run(client, "cloud-init status") == "status: done"
 
 
 def test_instances_may_show_a_wrong_key_refuse_sudo_and_not_answer(lab: Lab) -> None:

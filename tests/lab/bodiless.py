@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import paramiko
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tests.lab.fleet import Launch
 from tests.lab.user_data import read_ssh_settings
@@ -164,7 +166,7 @@ class Bodiless:
             transport.set_log_channel(LOG.name)
             transport.add_server_key(server.host_key)
             server.transports.append(transport)
-            transport.start_server(event=threading.Event(), server=Conversation(self, server))
+            transport.start_server(event=threading.Event(), server=Conversation(self, server, transport))
 
     def answer(self, server: SshServer, command: str, stdin: bytes) -> Reply:
         self.commands.append((server.launch.instance, command))
@@ -183,9 +185,10 @@ class Bodiless:
 class Conversation(paramiko.ServerInterface):
     """One connection."""
 
-    def __init__(self, fleet: Bodiless, server: SshServer) -> None:
+    def __init__(self, fleet: Bodiless, server: SshServer, transport: paramiko.Transport) -> None:
         self._fleet = fleet
         self._server = server
+        self._transport = transport
 
     def get_allowed_auths(self, username: str) -> str:  # noqa: ARG002
         return "publickey"
@@ -215,8 +218,7 @@ class Conversation(paramiko.ServerInterface):
         destination: tuple[str, int],
     ) -> int:
         """A bastion: whoever may log in may go on from here."""
-        transport = self._server.transports[-1]
-        threading.Thread(target=relay, args=(transport, destination), daemon=True).start()
+        threading.Thread(target=relay, args=(self._transport, destination), daemon=True).start()
         return paramiko.OPEN_SUCCEEDED
 
     def _run(self, channel: paramiko.Channel, command: str) -> None:
@@ -256,9 +258,6 @@ def relay(transport: paramiko.Transport, destination: tuple[str, int]) -> None:
 
 
 def make_key() -> paramiko.PKey:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
     text = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     return read_key(text.decode())
 

@@ -21,6 +21,7 @@ from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 from tests.lab import stock
 from tests.lab.bodiless import Bodiless
 from tests.lab.calls import Call, permissions
+from tests.lab.describing import describe_images, describe_snapshots
 from tests.lab.faults import Faults
 from tests.lab.fleet import Fleet
 from tests.lab.groups import delete_group
@@ -62,8 +63,8 @@ class Lab:
             "EnableImageDeprecation": images.deprecate,
             "DisableImageDeprecation": images.undeprecate,
             "DeregisterImage": images.deregister,
-            "DescribeImages": images.describe,
-            "DescribeSnapshots": images.describe_snapshots,
+            "DescribeImages": describe_images,
+            "DescribeSnapshots": describe_snapshots,
             "DeleteSecurityGroup": delete_group,
         }
         self._endpoint = Endpoint(
