@@ -50,7 +50,7 @@ from baker.providers.aws.parameters import point_parameters
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
 from baker.providers.aws.sources import find_ami
-from baker.providers.aws.usage import explain_use
+from baker.providers.aws.usage import find_uses
 from baker.providers.protocol import Captured, IsNeeded, Machine, ResolvedSource, nobody_needs
 from baker.sidecar import Sidecar, Unreadable
 from baker.teardown import Teardown
@@ -298,8 +298,7 @@ class AwsProvider:
         return artifact.target == self.target
 
     def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
-        used = {artifact.id: explain_use(self.aws, artifact) for artifact in artifacts}
-        return {image_id: why for image_id, why in used.items() if why is not None}
+        return find_uses(self.aws, artifacts)
 
     def delete(self, *artifacts: Artifact, is_needed: IsNeeded = nobody_needs) -> None:
         for artifact in artifacts:
