@@ -100,7 +100,8 @@ class Bodiless:
                 self._selector.unregister(server.listener)
                 server.listener.close()
         for transport in server.transports:
-            transport.close()
+            if transport.is_active():  # closing waits for its thread; whoever stops an instance does not
+                threading.Thread(target=transport.close, daemon=True).start()
 
     def terminate(self, instance: str) -> None:
         self.stop(instance)
