@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import paramiko
 from cryptography.hazmat.primitives import serialization
@@ -296,19 +297,28 @@ def _explain_wrong_key(where: str, kind: str, text: str) -> WrongHostKey:
 
 
 def _open_bastion(bastion: Bastion) -> paramiko.Transport:
-    """Raises MachineError."""
+    """Raises WrongHostKey, MachineError: it is there before any instance, and nothing to wait for."""
     where = f"bastion {bastion.user}@{bastion.host}"
+    check = "Check bastion in [aws] of baker.toml."
     try:
         if bastion.key_file:
-            keys: list[paramiko.PKey] = [paramiko.PKey.from_path(bastion.key_file)]
+            keys: list[paramiko.PKey] = [paramiko.PKey.from_path(Path(bastion.key_file).expanduser())]
         else:
             keys = list(paramiko.Agent().get_keys())
+    except (OSError, SSHException, ValueError, paramiko.UnknownKeyType) as error:
+        raise MachineError(
+            f"{where}: {bastion.key_file or 'the agent'} gives no key: {error}", hint=check
+        ) from error
+    try:
         sock = _dial(bastion.host, bastion.port)
         return _authenticate(sock, where, bastion.user, keys, bastion.host_key)
+    except WrongHostKey as error:
+        error.hint = f"Nothing was sent to it. Somebody else answers there, or its key was changed. {check}"
+        raise
+    except LoginRefused as error:
+        raise MachineError(str(error), hint=check) from error
     except (OSError, EOFError, SSHException, ValueError) as error:
-        raise MachineError(
-            f"{where} cannot be used: {error}", hint="Check bastion in [aws] of baker.toml."
-        ) from error
+        raise MachineError(f"{where} cannot be used: {error}", hint=check) from error
 
 
 def describe_command(access: Access, key_file: str, known_hosts: str, remote: str = "") -> list[str]:
