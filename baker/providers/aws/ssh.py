@@ -17,6 +17,7 @@ from pathlib import Path
 import paramiko
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import SSHException
 
 from baker.errors import MachineError
@@ -305,7 +306,7 @@ def _open_bastion(bastion: Bastion) -> paramiko.Transport:
             keys: list[paramiko.PKey] = [paramiko.PKey.from_path(Path(bastion.key_file).expanduser())]
         else:
             keys = list(paramiko.Agent().get_keys())
-    except (OSError, SSHException, ValueError, paramiko.UnknownKeyType) as error:
+    except (OSError, SSHException, ValueError, UnknownKeyType) as error:
         raise MachineError(
             f"{where}: {bastion.key_file or 'the agent'} gives no key: {error}", hint=check
         ) from error
