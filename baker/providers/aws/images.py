@@ -14,6 +14,7 @@ from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
 from baker.providers.aws.waiting import LATER, SOON, wait_for
 
+DESCRIPTION_LENGTH = 255
 LOOK_UP_SECONDS = 5.0
 """For how long an AMI may stay unseen although it was asked for and the answer was lost."""
 
@@ -115,7 +116,7 @@ def make_image(
             "create_image",
             InstanceId=instance_id,
             Name=name,
-            Description=description,
+            Description=description[:DESCRIPTION_LENGTH],
             TagSpecifications=marks.specifications("image", "snapshot", Name=name),
         )
         return str(made["ImageId"])

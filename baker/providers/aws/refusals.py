@@ -9,7 +9,6 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     CredentialRetrievalError,
-    EndpointConnectionError,
     HTTPClientError,
     InvalidRegionError,
     NoCredentialsError,
@@ -19,6 +18,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
     UnknownEndpointError,
 )
+from botocore.exceptions import ConnectionError as Unconnected
 
 from baker.errors import CloudError
 
@@ -142,7 +142,7 @@ def explain(error: BotoCoreError | ClientError, *, service: str, operation: str,
             return refused("no AWS region is set", 'Set it: [aws] region = "eu-west-1" in baker.toml')
         case InvalidRegionError() | UnknownEndpointError():
             return refused(f"there is no AWS region {region}", "Check region and regions in [aws].")
-        case EndpointConnectionError():
+        case Unconnected():
             return refused(
                 f"{service} in {region} cannot be reached: {error}",
                 f"Is {region} the name of a region, and is there a way to it from here?",
