@@ -1,8 +1,8 @@
 """The table that finds the AMI which a root recipe starts from: ``from = { … }`` for the target aws.
 
-One of ``{ id = "ami-…" }``, ``{ owner = "…", name = "…" }`` (the newest whose name fits, perhaps with ``arch``)
-and ``{ ssm = "/aws/service/…" }``. In ``name`` and ``ssm``, ``{arch}`` stands for x86_64 or arm64 and
-``{deb_arch}`` for amd64 or arm64.
+One of ``{ id = "ami-…" }``, ``{ owner = "…", name = "…" }`` (the newest whose name fits, perhaps with
+``arch``) and ``{ ssm = "/aws/service/…" }``; ``owner`` may go with each: an AMI of somebody else is refused.
+In ``name`` and ``ssm``, ``{arch}`` stands for x86_64 or arm64 and ``{deb_arch}`` for amd64 or arm64.
 """
 
 from __future__ import annotations
@@ -56,6 +56,5 @@ def check_ami_query(query: Mapping[str, str]) -> Iterator[tuple[KeyPath, str]]:
         yield (), f"a table that finds an AMI is {_EXAMPLES}"
     elif given == ["name"] and "owner" not in query:
         yield (), '"owner" is required: anybody can publish an AMI of that name'
-    elif given != ["name"]:
-        for key in sorted({"owner", "arch"} & query.keys()):
-            yield (key,), f'"{key}" goes with "name" only: "{given[0]}" names one AMI'
+    elif given != ["name"] and "arch" in query:
+        yield ("arch",), f'"arch" goes with "name" only: "{given[0]}" names one AMI'

@@ -337,6 +337,7 @@ def test_mistake_is_named_by_file_line_and_key(tmp_path, text, message):
     "query",
     [
         'id = "ami-0123456789abcdef0"',
+        'id = "ami-0123456789abcdef0", owner = "self"',
         'owner = "136693071363", name = "debian-13-{deb_arch}-*"',
         'owner = "amazon", name = "al2023-ami-*-{arch}", arch = "x86_64"',
         'ssm = "/aws/service/ami-amazon-linux-latest/al2023-ami-kernel-default-{arch}"',
