@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from baker.comparing import ManifestDifference
 from baker.configurer.events import (
     ImageTestEnded,
@@ -17,6 +19,7 @@ from baker.model import Outcome
 from baker.progress import BakeEnded, BakeStarted, Note, Progress, RecipeEvent, StageEnded, StageStarted
 from baker.teardown import describe_resource
 
+LOCAL = "local"
 NAME_COLUMN = len("unchanged   0.05 s  ")
 """Where names of operations and tests begin, after their indentation."""
 
@@ -24,13 +27,33 @@ NAME_COLUMN = len("unchanged   0.05 s  ")
 class ProgressConsole(Console):
     """Shows the progress of bakes on stderr, and what they came to."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._labels: dict[str, str] = {}
+
     def show(self, progress: Progress) -> None:
         """Render one event of a bake. Any thread may call this."""
-        self._speaker.recipe = find_recipe(progress) if self._several else ""
+        self._speaker.recipe = self._label(progress) if self._several else ""
         try:
             self._render(progress)
         finally:
             self._speaker.recipe = ""
+
+    def _label(self, progress: Progress) -> str:
+        """Whose bake an event is of."""
+        match progress:
+            case Note():
+                return ""
+            case BakeEnded(result=result):
+                return self._labels.pop(
+                    result.bake or "", name_work(result.recipe, result.target, result.arch)
+                )
+            case BakeStarted():
+                label = name_work(progress.recipe, progress.target, progress.arch)
+                self._labels[progress.bake] = label
+                return label
+            case _:
+                return self._labels.get(progress.bake, progress.recipe)
 
     def _render(self, progress: Progress) -> None:
         match progress:
@@ -81,14 +104,15 @@ class ProgressConsole(Console):
 
     def _show_end(self, ended: BakeEnded) -> None:
         result = ended.result
+        work = name_work(result.recipe, result.target, result.arch)
         with self._lock:
             self._statuses.pop(self._recipe_shown, None)
         if result.outcome is Outcome.FAILED:
-            self.say(f"{self.style('Failed:', 'red')} {result.recipe}: {result.error}")
+            self.say(f"{self.style('Failed:', 'red')} {work}: {result.error}")
             if result.bake:
                 self.say(f"  baker logs {result.bake} shows everything")
         elif result.outcome is Outcome.BLOCKED:
-            self.say(f"{self.style('Blocked:', 'yellow')} {result.recipe}: {result.reason}")
+            self.say(f"{self.style('Blocked:', 'yellow')} {work}: {result.reason}")
         if ended.kept:
             self.say(f"  The build instance is kept. Look into it: {ended.kept}")
             self.say(f"  Remove it: baker system sweep --bake {result.bake}")
@@ -110,24 +134,21 @@ class ProgressConsole(Console):
             return
         name = self.style(str(result.image), "bold", self._out)
         seconds = show_seconds(result.seconds)
-        lines = [
-            f"{name}  {show_size(ended.build.size_bytes)}  {ended.build.digest[:19]}  baked in {seconds}"
-        ]
+        where = "" if result.target == LOCAL else f" for {result.target}/{result.arch}"
+        size, digest = show_size(ended.build.size_bytes), ended.build.digest[:19]
+        lines = [f"{name}{where}  {size}  {digest}  baked in {seconds}"]
         if ended.difference is not None and ended.previous is not None:
             lines.append(f"  against {ended.previous}: {describe_difference(ended.difference)}")
         times = ", ".join(f"{stage} {show_seconds(spent)}" for stage, spent in result.stages.items())
-        self.result_folded("\n".join([*lines, f"  {times}", f"  Next: baker promote {result.image} dev"]))
+        following = f"Next: baker promote {result.image} dev"
+        if ended.image is not None and not ended.image.complete:
+            following = f"Not complete yet, it lacks a build for another target: baker bake {result.recipe}"
+        self.result_folded("\n".join([*lines, f"  {times}", f"  {following}"]))
 
 
-def find_recipe(progress: Progress) -> str:
-    """Whose bake an event is of."""
-    match progress:
-        case Note():
-            return ""
-        case BakeEnded(result=result):
-            return result.recipe
-        case _:
-            return progress.recipe
+def name_work(recipe: str, target: str, arch: str) -> str:
+    """``web`` here, ``web/aws/x86_64`` elsewhere: the same recipe may be baked for several at once."""
+    return recipe if target == LOCAL else f"{recipe}/{target}/{arch}"
 
 
 def describe_difference(difference: ManifestDifference) -> str:

@@ -118,6 +118,40 @@ def test_complete_version_is_not_joined_when_the_recipe_gets_another_target(cata
     assert image.build_for(*LOCAL) == local
 
 
+def test_build_that_is_issued_again_joins_the_version_that_lacks_one_for_its_place(catalog):
+    local = make_build()
+    make_image(catalog, build=local, wanted=[LOCAL])
+    assert catalog.waiting_version("web", *LOCAL) is None
+    make_image(catalog, build=make_build(target="aws"), wanted=[LOCAL, AWS])
+    assert catalog.waiting_version("web", *LOCAL) == "web:2"
+    assert catalog.waiting_version("web", *AWS) is None
+    again = catalog.register(
+        recipe="web", build=None, layers=(), packages=(), carry=[local.id], wanted=[LOCAL, AWS]
+    )
+    assert (again.reference, again.complete) == ("web:2", True)
+    assert again.build_for(*LOCAL) == local
+    assert catalog.waiting_version("web", *LOCAL) is None
+
+
+def test_latest_for_one_target_does_not_wait_for_another(catalog):
+    complete = make_image(catalog, wanted=[LOCAL])
+    newer = make_image(catalog, wanted=[LOCAL, AWS])
+    latest = Reference(recipe="web")
+    assert catalog.resolve(latest) == complete
+    assert catalog.resolve(latest, place=LOCAL) == newer
+    with pytest.raises(BadReference) as caught:
+        catalog.resolve(latest, place=AWS)
+    assert str(caught.value) == (
+        "web has no available version with a build for aws/amd64 (newest is web:2, available, incomplete)"
+    )
+    aws = make_build(target="aws")
+    make_image(catalog, build=aws, wanted=[LOCAL, AWS], available=False)
+    with pytest.raises(BadReference):
+        catalog.resolve(latest, place=AWS)  # it is not distributed yet
+    catalog.deprecate("web", 2)
+    assert catalog.resolve(latest, place=LOCAL).version == 1, "as latest is the newest that is not deprecated"
+
+
 @pytest.mark.parametrize("status", [ImageStatus.REVOKED, ImageStatus.DELETED])
 def test_withdrawn_version_is_not_joined(catalog, status):
     make_image(catalog, wanted=[LOCAL, AWS])

@@ -20,7 +20,7 @@ from baker.cli.running import read_log
 from baker.errors import BakerError, CommandFailed, HostError, Interrupted
 from baker.interrupt import Interruption
 from baker.model import BakeRecord, Stage
-from baker.progress import Note, StageEnded, StageStarted
+from baker.progress import BakeStarted, Note, StageEnded, StageStarted
 from baker.progress_console import ProgressConsole
 from baker.providers.local.store import Store
 from tests.factories import NOON
@@ -224,6 +224,23 @@ def test_each_line_of_several_bakes_begins_with_its_recipe() -> None:
     console.show(ended("web"))
     console.show(Note(text="of nobody"))
     assert screen.getvalue().splitlines() == ["web |   configure    1.00 s  one", "web | two", "of nobody"]
+
+
+def test_bakes_of_one_recipe_for_several_targets_are_told_apart() -> None:
+    screen = io.StringIO()
+    console = ProgressConsole(err=screen, out=io.StringIO(), environ={}, several=True)
+    for bake, target in (("B1", "local"), ("B2", "aws")):
+        console.show(
+            BakeStarted(bake=bake, recipe="web", target=target, arch="arm64", reasons=(), log="/nowhere")
+        )
+    for bake in ("B1", "B2"):
+        console.show(
+            StageEnded(bake=bake, recipe="web", stage=Stage.SEAL, seconds=1.0, failed=False, detail="")
+        )
+    assert [line.partition(" | ")[0].strip() for line in screen.getvalue().splitlines()[-2:]] == [
+        "web",
+        "web/aws/arm64",
+    ]
 
 
 def test_line_of_one_bake_begins_with_nothing() -> None:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from baker.errors import CatalogError, SourceError
+from baker.errors import CatalogError, CloudError, SourceError
 from baker.fingerprint import fingerprint
 from baker.model import AmiSource, Bootstrap, Build, Provenance, Recipe, Reference, TargetSpec
 from baker.plan import Action, followed_parent, make_plan
@@ -338,6 +338,52 @@ def test_every_target_and_architecture_has_an_entry_of_its_own():
         ("aws", "amd64", "bake"),
         ("aws", "arm64", "bake"),
     ]
+
+
+def test_architectures_are_those_of_the_recipe_on_its_target():
+    world = World().add(make_recipe("base", targets=("local", "aws")), make_recipe("tool", targets=("aws",)))
+    archs = {("base", "local"): ["x86_64"], ("base", "aws"): ["x86_64", "arm64"], ("tool", "aws"): ["arm64"]}
+    plan = make_plan(world.recipes, world, archs=lambda recipe, target: archs[recipe.name, target])
+    assert [(entry.recipe, entry.target, entry.arch) for entry in plan] == [
+        ("base", "local", "x86_64"),
+        ("base", "aws", "x86_64"),
+        ("base", "aws", "arm64"),
+        ("tool", "aws", "arm64"),
+    ]
+
+
+def test_build_that_is_current_goes_into_the_version_that_lacks_one():
+    world = make_world().bake("base", "web")
+    world.waiting["web", "local", "amd64"] = "web:2"
+    [entry] = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["web"])
+    assert (entry.action, entry.build) == ("bake", world.builds["web", "local", "amd64"][0])
+    assert [(reason.kind, reason.detail) for reason in entry.reasons] == [
+        ("reissue", "its build of 2025-06-01 12:00 UTC goes into web:2, which lacks one")
+    ]
+    world.files["web"] = "v2"
+    [entry] = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["web"])
+    assert (entry.action, entry.build) == ("bake", None), "one that is not is baked anew"
+
+
+def test_provider_that_does_not_answer_blocks_its_own_target_alone():
+    class Refused(World):
+        def usable_builds(self, recipe, target, arch):
+            if target == "aws" and self.refuses:
+                raise CloudError("the credentials are expired")
+            return super().usable_builds(recipe, target, arch)
+
+    targets = ("local", "aws")
+    world = Refused().add(make_recipe("base", targets=targets), make_recipe("web", "base", targets=targets))
+    world.refuses = False
+    world.bake("base", "web")
+    world.refuses = True
+    archs = find_archs({**ARCHS, "aws": ["amd64"]})
+    plan = make_plan(world.recipes, world, archs=archs, selected=["web"])
+    assert [(entry.recipe, entry.target, entry.action) for entry in plan] == [
+        ("web", "local", "skip"),
+        ("web", "aws", "blocked"),
+    ]
+    assert plan[1].reasons[0].detail == "the credentials are expired"
 
 
 def test_target_that_nobody_can_bake_here_is_left_out():
