@@ -89,7 +89,9 @@ def written_if_possible(bake: Bake) -> Iterator[None]:
 def keep_machine(bake: Bake) -> str | None:
     """Leave the failed build instance for a look, if there is one; `baker system sweep --bake` removes it."""
     kept = bake.teardown.resources
-    machine = next((item for item in reversed(kept) if item.kind in MACHINES), None)
+    machines = [item for item in kept if item.kind in MACHINES]
+    at_work = [item for item in machines if bake.machine is not None and item.id == bake.machine.name]
+    machine = next(iter([*at_work, *machines]), None)
     if machine is None:
         return None
     for item in kept:
