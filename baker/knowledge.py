@@ -43,9 +43,11 @@ def explain_absence(reference: str, build: Build) -> str:
     """Where the artifacts of a build were, of which one is not there or not reached from here."""
     store = build.artifacts[0].store
     if build.target != LOCAL:
-        places = ", ".join(f"{artifact.id} in {artifact.store}" for artifact in build.artifacts)
-        which = "is not there any more" if len(build.artifacts) == 1 else "are not all there any more"
-        return f"{reference} for {build.target}/{build.arch}: {places} {which}"
+        names = ", ".join(artifact.id for artifact in build.artifacts)
+        regions = ", ".join(artifact.store for artifact in build.artifacts)
+        if len(build.artifacts) == 1:
+            return f"{reference} is in region {regions}, which has no AMI {names} any more"
+        return f"{reference} is in regions {regions}, which do not all have its AMI any more ({names})"
     host, _, folder = store.partition(":")
     if host == identity.host_name():
         return f"{reference} is not in the store of this BAKER_HOME: it was put into {folder}"

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from baker.catalog import Catalog
-from baker.knowledge import ProjectKnowledge
+from baker.knowledge import ProjectKnowledge, explain_absence
 from baker.model import Artifact, Build, Source
 from baker.plan import make_plan
 from baker.providers.protocol import ResolvedSource
 from baker.recipes import load_recipes
 from baker.settings import load_settings
-from tests.factories import make_build, make_digest, make_image
+from tests.factories import make_artifact, make_build, make_digest, make_image
 
 
 class CountingProvider:
@@ -53,3 +53,21 @@ def test_source_is_resolved_once_however_many_builds_it_is_compared_with(tmp_pat
         (entry,) = make_plan(recipes, knowledge, archs=lambda *_: ["amd64"])
     assert entry.action == "bake"
     assert provider.resolved == 1
+
+
+def test_absence_names_the_regions_of_an_ami_and_the_host_of_a_local_artifact() -> None:
+    amis = [
+        make_artifact(id=f"ami-{region}", target="aws", store=region) for region in ("eu-west-1", "us-east-1")
+    ]
+    one, two = (make_build(target="aws", arch="arm64", artifacts=tuple(amis[:number])) for number in (1, 2))
+    assert explain_absence("web:3", one) == (
+        "web:3 is in region eu-west-1, which has no AMI ami-eu-west-1 any more"
+    )
+    assert explain_absence("web:3", two) == (
+        "web:3 is in regions eu-west-1, us-east-1, which do not all have its AMI any more "
+        "(ami-eu-west-1, ami-us-east-1)"
+    )
+    local = make_build(artifacts=(make_artifact(store="builder-9:/srv/baker/local"),))
+    assert explain_absence("web:3", local) == (
+        "web:3 is on builder-9 (in the store /srv/baker/local), not on this host"
+    )
