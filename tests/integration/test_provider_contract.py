@@ -66,18 +66,24 @@ def site(request: pytest.FixtureRequest, shared_home: Path) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def two(site: Site) -> Iterator[tuple[Machine, Machine]]:
-    """Two build instances of two bakes, launched at the same time."""
+def bakes(site: Site) -> Iterator[tuple[Teardown, Teardown]]:
+    del site  # outlives them
+    teardowns = Teardown(make_bake_id(), None), Teardown(make_bake_id(), None)
+    yield teardowns
+    assert [left for teardown in teardowns for left in teardown.close()] == []
+
+
+@pytest.fixture(scope="module")
+def two(site: Site, bakes: tuple[Teardown, Teardown]) -> Iterator[tuple[Machine, Machine]]:
+    """The build instances of two bakes, launched at the same time."""
     source = site.resolve()
-    teardowns = [Teardown(make_bake_id(), None) for _ in range(2)]
     # The threads outlive the machines: a local one ends with the thread that started it.
     with ThreadPoolExecutor(2) as pool:
         started = [
             pool.submit(site.provider.launch, teardown.bake_id, RECIPE, source, teardown)
-            for teardown in teardowns
+            for teardown in bakes
         ]
         yield started[0].result(), started[1].result()
-        assert [left for teardown in teardowns for left in teardown.close()] == []
 
 
 @pytest.fixture
@@ -188,24 +194,20 @@ class Result:
 
 
 @pytest.fixture(scope="module")
-def result(site: Site, two: tuple[Machine, Machine]) -> Iterator[Result]:
+def result(site: Site, two: tuple[Machine, Machine], bakes: tuple[Teardown, Teardown]) -> Iterator[Result]:
     """The second machine, configured, sealed and captured, and a fresh one from that."""
-    machine, source = two[1], site.resolve()
+    machine, source, teardown = two[1], site.resolve(), bakes[1]
     say(machine, "mkdir -p /srv/probe && echo content >/srv/probe/file && chmod 4711 /srv/probe/file")
     say(machine, "echo secret >/tmp/left; echo history >/root/.bash_history; ln -s /srv/probe/file /srv/link")
     machine_id = say(machine, "cat /etc/machine-id")
-    bake_id = machine.name
     site.provider.seal(machine)
-    teardown = Teardown(bake_id, None)
-    captured = site.provider.capture(bake_id, machine, source, teardown)
+    captured = site.provider.capture(teardown.bake_id, machine, source, teardown)
     teardown.keep(captured.resource)
-    fresh = Teardown(bake_id, None)
+    name = f"{teardown.bake_id}-verify"
     with ThreadPoolExecutor(1) as pool:
-        started = pool.submit(
-            site.provider.start, f"{bake_id}-verify", "probe", captured.artifact, fresh, site.settings
-        )
+        start = site.provider.start
+        started = pool.submit(start, name, "probe", captured.artifact, teardown, site.settings)
         yield Result(captured=captured, fresh=started.result(), machine_id=machine_id)
-        assert fresh.close() == []
     site.provider.delete(captured.artifact)
 
 
@@ -248,6 +250,7 @@ def test_distributing_again_changes_nothing(site: Site, result: Result) -> None:
         id=result.captured.resource.id,
         recipe="probe",
         target=site.provider.target,
+        arch=result.captured.artifact.arch,
         artifacts=(result.captured.artifact,),
     )
     labels = {"recipe": "probe", "version": "1", "bake": build.id, "wanted": ""}

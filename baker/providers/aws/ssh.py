@@ -164,12 +164,23 @@ class SshConnection:
         """
         with self._sessions:
             try:
-                channel = self._transport.open_session(timeout=CONNECT_SECONDS * 3)
-                with contextlib.closing(channel):
+                with contextlib.closing(self._open_session()) as channel:
                     channel.exec_command(command)
                     return _follow(channel, stdin or b"", timeout, on_output, limit)
             except (OSError, EOFError, SSHException) as error:
                 raise ConnectionLost(f"the SSH connection broke: {error or type(error).__name__}") from error
+
+
+    def _open_session(self) -> paramiko.Channel:
+        """sshd may refuse one while it still lets go of those that have just ended."""
+        deadline = time.monotonic() + CONNECT_SECONDS
+        while True:
+            try:
+                return self._transport.open_session(timeout=CONNECT_SECONDS * 3)
+            except paramiko.ChannelException:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(TICK_SECONDS)
 
 
 def _follow(
