@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,23 +58,16 @@ def status(
             }
         )
         return 0
-    several = len({(record.target, record.arch) for record in (*running, *finished)}) > 1
-    target_header = ("TARGET",) if several else ()
-
-    def show_target(record: BakeRecord) -> tuple[str, ...]:
-        """Where all are of one target, that is not worth a column."""
-        return (f"{record.target}/{record.arch}",) if several else ()
-
+    show_work = name_works([*running, *finished])
     if not running:
         console.say("Nothing is baked now")
     else:
         console.table(
-            ("BAKE", "RECIPE", *target_header, "STAGE", "SINCE", "WHO", "HOST"),
+            ("BAKE", "RECIPE", "STAGE", "SINCE", "WHO", "HOST"),
             [
                 (
                     record.id,
-                    record.recipe,
-                    *show_target(record),
+                    show_work(record),
                     describe_stage(record, lives(settings.home, record)),
                     show_age(record.started),
                     record.actor,
@@ -86,12 +80,11 @@ def status(
         console.result("")
     if finished:
         console.table(
-            ("BAKE", "RECIPE", *target_header, "OUTCOME", "ENDED", "TOOK", "WHO"),
+            ("BAKE", "RECIPE", "OUTCOME", "ENDED", "TOOK", "WHO"),
             [
                 (
                     record.id,
-                    record.recipe,
-                    *show_target(record),
+                    show_work(record),
                     f"{record.outcome} {record.image or ''}".rstrip(),
                     f"{show_age(record.finished)} ago" if record.finished else "",
                     show_seconds(seconds_of(record)),
@@ -103,6 +96,26 @@ def status(
     if newest:
         console.say(console.style(f"in {description}", "dim"))
     return 0
+
+
+def name_works(records: Sequence[BakeRecord]) -> Callable[[BakeRecord], str]:
+    """How each of these bakes is named: by its recipe, and by what else tells them apart.
+
+    ``web`` where all are for one target, else ``web/aws``; ``web/aws/arm64`` for one of several architectures.
+    """
+    archs: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        archs[record.target].add(record.arch)
+
+    def name(record: BakeRecord) -> str:
+        parts = [record.recipe]
+        if len(archs) > 1 or len(archs[record.target]) > 1:
+            parts.append(record.target)
+        if len(archs[record.target]) > 1:
+            parts.append(record.arch)
+        return "/".join(parts)
+
+    return name
 
 
 def lives(home: Path, record: BakeRecord) -> bool | None:

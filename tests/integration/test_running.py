@@ -10,13 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from baker import identity
 from baker.cancelling import heeding_cancel, request_cancel
-from baker.cli.running import read_log
+from baker.cli.running import name_works, read_log
 from baker.errors import BakerError, CommandFailed, HostError, Interrupted
 from baker.interrupt import Interruption
 from baker.model import BakeRecord, Stage
@@ -201,6 +202,16 @@ def test_followed_log_is_whole_though_it_is_written_in_pieces(tmp_path: Path) ->
         return False
 
     assert list(read_log(make_record(log), has_ended)) == ["one", "two", "three", "last"]
+
+
+def test_bakes_are_named_by_what_tells_them_apart() -> None:
+    local = make_record(Path("/nowhere"))
+    aws, arm = replace(local, target="aws"), replace(local, target="aws", arch="arm64")
+    assert name_works([local])(local) == "web"
+    show = name_works([local, aws])
+    assert (show(local), show(aws)) == ("web/local", "web/aws")
+    show = name_works([local, aws, arm])
+    assert (show(local), show(arm)) == ("web/local", "web/aws/arm64")
 
 
 class Terminal(io.StringIO):
