@@ -101,7 +101,8 @@ def status(
 def name_works(records: Sequence[BakeRecord]) -> Callable[[BakeRecord], str]:
     """How each of these bakes is named: by its recipe, and by what else tells them apart.
 
-    ``web`` where all are for one target, else ``web/aws``; ``web/aws/arm64`` for one of several architectures.
+    ``web`` where all are for one target, else ``web/aws``; ``web/aws/arm64`` for one of several
+    architectures.
     """
     archs: defaultdict[str, set[str]] = defaultdict(set)
     for record in records:
