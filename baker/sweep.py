@@ -161,6 +161,8 @@ class Judge:
         """Whether a resource of a bake may be removed; ``only_there`` it is, and not in the ledger."""
         if identity.is_alive(self.home, owner):
             return False
+        if only_there and identity.is_kept(self.home, owner):
+            return False
         if only_there and not resource.place:
             return True
         if only_there and resource.kind == CAPTURE and self.catalog.has_build(owner):

@@ -159,6 +159,18 @@ def test_what_another_host_keeps_on_purpose_stays_until_its_deadline(catalog: Ca
     assert len(sweep(catalog, Cloud(), home).removed) == 1
 
 
+def test_what_this_host_keeps_on_purpose_stays_whatever_catalog_is_swept(
+    catalog: Catalog, home: Path
+) -> None:
+    bake_id = identity.make_bake_id()
+    cloud = Cloud(left=[make_remote(bake_id, store=store_name(home))])
+    home.joinpath("bakes").mkdir()
+    identity.mark_kept(home, bake_id)
+    assert sweep(catalog, cloud, home).removed == ()
+    identity.unmark_kept(home, bake_id)
+    assert len(sweep(catalog, cloud, home).removed) == 1
+
+
 # --- bakes that it does not know ------------------------------------------------------------------------
 
 
