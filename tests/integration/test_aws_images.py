@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.ec2.models import ec2_backends
 
 from baker.errors import CloudError, MachineReclaimed
 from baker.model import Build
 from tests.aws import (
+    ACCOUNT,
     Baking,
     artifact_in,
     assert_nothing_left,
@@ -264,6 +266,17 @@ def test_copies_that_are_there_are_used(lab: Lab, tmp_path: Path) -> None:
 
     assert again.artifacts == build.artifacts
     assert calls_of(lab, "CopyImage") == calls_of(lab, "CreateTags") == []
+
+
+def test_a_copy_that_would_take_the_older_metadata_service_is_mended(lab: Lab, tmp_path: Path) -> None:
+    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    build = baking.bake()
+    copy = artifact_in(build, FRANKFURT)
+    ec2_backends[ACCOUNT][FRANKFURT].amis[copy.id].lab.imds_support = None
+
+    baking.distribute(build)
+
+    assert describe_image(lab, copy)["ImdsSupport"] == "v2.0"
 
 
 def test_an_ami_of_somebody_with_the_copys_name_is_not_taken_for_it(lab: Lab, tmp_path: Path) -> None:

@@ -253,6 +253,7 @@ def test_everything_of_a_launch_is_tagged_as_it_is_made(lab: Lab, launch: Any) -
     expected = {"baker:bake": launched.baking.id, "baker:recipe": "base", "team": "web"}
     kinds = {one["ResourceType"]: read_tags(one) for one in launched.asked["TagSpecifications"]}
     assert set(kinds) == {"instance", "volume", "network-interface", "spot-instances-request"}
+    assert launched.asked["ClientToken"].startswith(launched.baking.id)
     [asked] = calls_of(lab, "CreateSecurityGroup")
     for tags in [*kinds.values(), read_tags(asked["TagSpecifications"][0])]:
         assert expected.items() <= tags.items()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from moto.ec2.models import ec2_backends
 
 from baker.errors import BakerError, SourceError
 from baker.model import AmiSource, Bootstrap, Reference
@@ -193,6 +195,19 @@ def test_a_name_that_finds_only_unusable_amis_is_explained_by_the_newest(
     assert f"the newest, {lab.source(purpose)} " in str(error)
     assert why in str(error)
     assert "Widen the name" in str(error.hint)
+
+
+def test_ones_own_ami_that_is_deprecated_is_passed_over_too(
+    lab: Lab, tmp_path: Path, provider: AwsProvider
+) -> None:
+    """AWS does not hide it from its owner."""
+    older, newer = (
+        Baking(make_provider(lab, tmp_path), recipe="golden").bake().artifacts[0] for _ in range(2)
+    )
+    ended = datetime.now(UTC) - timedelta(days=1)
+    ec2_backends[ACCOUNT][lab.region].amis[newer.id].lab.deprecation_time = ended
+
+    assert resolve(provider, owner="self", name="golden-*").digest == older.id
 
 
 def test_a_name_that_finds_nothing_is_explained(provider: AwsProvider) -> None:
