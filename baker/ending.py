@@ -66,8 +66,10 @@ def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnd
 def tear_down(bake: Bake) -> list[LeftBehind]:
     """Undo everything that is left, whether or not that can be written down."""
     left: list[LeftBehind] = []
-    with written_if_possible(bake), bake.stage(Stage.TEARDOWN):
+    with written_if_possible(bake), bake.stage(Stage.TEARDOWN) as detail:
         left += bake.teardown.close()
+        if calls := bake.provider.describe_calls():
+            detail.append(f"{calls} in all")
     return left + bake.teardown.close()
 
 

@@ -124,8 +124,8 @@ class Provider(Protocol):
     def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:
         """A build instance made from ``source``, booted. Everything it makes is registered with ``teardown``.
 
-        Raises SourceError, StoreError, HostError or MachineError. The machine raises MachineReclaimed when the
-        provider takes it back; launched once more for the same bake, it is one that is not taken back.
+        Raises SourceError, StoreError, HostError or MachineError. The machine raises MachineReclaimed when
+        the provider takes it back; launched once more for the same bake, it is one that is not taken back.
         """
 
     def seal(self, machine: Machine) -> None:
@@ -175,6 +175,9 @@ class Provider(Protocol):
     def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
         """Of these artifacts' ids those that something at the provider uses right now (an instance, a launch
         template, …), with what that is."""
+
+    def describe_calls(self) -> str:
+        """How much this thread has asked of a remote API so far, in words; empty where there is none."""
 
     def holds(self, artifact: Artifact) -> bool:
         """Whether the artifact is really there and usable from here."""

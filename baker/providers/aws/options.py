@@ -14,6 +14,8 @@ from baker.errors import SettingsError
 ARM_FAMILY = re.compile(r"^(a1|[a-z]+[0-9]+g[a-z]*)\.")
 """Graviton: a g after the generation (t4g, m7gd, c7gn); no g5 or g6 (GPUs), whose g comes before."""
 
+DEB_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
+
 DEFAULT_TYPES = {"x86_64": ("t3.small", "t3a.small"), "arm64": ("t4g.small",)}
 
 KNOWN_USERS = {

@@ -24,13 +24,16 @@ def name_parameter(prefix: str, recipe: str, channel: str, arch: str, *, only: b
 def point_parameters(
     aws: AwsSession, recipe: str, channel: str, builds: Sequence[Build], prefix: str
 ) -> list[str]:
-    """Let the parameters of every region name the builds' AMIs; returns the regions that lag, with why."""
+    """Let the parameters of every region name the builds' AMIs; returns the regions that lag, with why.
+
+    ``prefix`` is for builds whose AMI does not say what it was distributed with (a recipe may have its own).
+    """
     lagging: dict[str, str] = {}
     for build in builds:
-        for artifact in build.artifacts:
-            told = artifact.details.get("distribution", {}).get("parameters", prefix)
-            name = name_parameter(told, recipe, channel, build.arch, only=len(builds) == 1)
-            if not told or artifact.store in lagging:
+        told = build.artifacts[0].details.get("distribution", {}).get("parameters", prefix)
+        name = name_parameter(told, recipe, channel, build.arch, only=len(builds) == 1)
+        for artifact in build.artifacts if told else ():
+            if artifact.store in lagging:
                 continue
             try:
                 _put(aws, artifact.store, name, artifact.id, f"baker: {recipe}:{channel}")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from baker.providers.aws.options import Options, read_archs, read_options
+from baker.providers.aws.options import DEB_ARCH, Options, read_archs, read_options
 
 Condition = Mapping[str, Mapping[str, Any]]
 Statement = Mapping[str, Any]
@@ -37,7 +37,7 @@ def list_needs(settings: Mapping[str, Any], query: Mapping[str, str] | None, reg
     Raises SettingsError.
     """
     for arch in read_archs(settings):
-        known = {"arch": arch, "deb_arch": {"x86_64": "amd64"}.get(arch, arch)}
+        known = {"arch": arch, "deb_arch": DEB_ARCH[arch]}
         filled = query and {
             key: value.format_map(known) if key in ("name", "ssm") else value for key, value in query.items()
         }

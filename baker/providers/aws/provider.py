@@ -274,6 +274,9 @@ class AwsProvider:
         """An AMI does not tell its packages and files."""
         del artifact
 
+    def describe_calls(self) -> str:
+        return f"{self.aws.calls_of_thread} API calls"
+
     # --- keeping ----------------------------------------------------------------------------------
 
     def holds(self, artifact: Artifact) -> bool:

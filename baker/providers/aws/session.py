@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,12 +41,12 @@ class AwsSession:
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.RLock()
         self._session: boto3.Session | None = None
-        self._counted: Counter[int] = Counter()
+        self._counted = threading.local()
 
     @property
     def region(self) -> str:
-        """The configured region, else boto3's own. Raises SettingsError."""
-        configured = self._table.get("region") or self._boto.region_name
+        """The configured region, else AWS_REGION, else boto3's own. Raises SettingsError."""
+        configured = self._table.get("region") or os.environ.get("AWS_REGION") or self._boto.region_name
         if not configured:
             raise SettingsError(
                 "no AWS region is set", hint='Set it: [aws] region = "eu-west-1" in baker.toml, or AWS_REGION'
@@ -125,12 +125,12 @@ class AwsSession:
             return client
 
     def _count(self, **_: Any) -> None:
-        self._counted[threading.get_ident()] += 1
+        self._counted.calls = self.calls_of_thread + 1
 
     @property
     def calls_of_thread(self) -> int:
         """How many calls (attempts) the calling thread has made so far."""
-        return self._counted[threading.get_ident()]
+        return int(getattr(self._counted, "calls", 0))
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from typing import Any
 from baker.errors import SourceError
 from baker.model import AmiSource
 from baker.providers.aws.images import AmiImage, describe_image
+from baker.providers.aws.options import DEB_ARCH
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
-
-DEB_ARCH = {"x86_64": "amd64", "arm64": "arm64"}
 
 
 def find_ami(aws: AwsSession, region: str, source: AmiSource, arch: str) -> AmiImage:

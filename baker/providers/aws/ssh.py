@@ -170,7 +170,6 @@ class SshConnection:
             except (OSError, EOFError, SSHException) as error:
                 raise ConnectionLost(f"the SSH connection broke: {error or type(error).__name__}") from error
 
-
     def _open_session(self) -> paramiko.Channel:
         """sshd may refuse one while it still lets go of those that have just ended."""
         deadline = time.monotonic() + CONNECT_SECONDS

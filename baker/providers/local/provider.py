@@ -334,6 +334,9 @@ class LocalProvider:
         """The layers (lowest first) and packages of an artifact that is here. Raises StoreError."""
         return read_contents(self.store, artifact.id)
 
+    def describe_calls(self) -> str:
+        return ""
+
     # --- keeping ----------------------------------------------------------------------------------
 
     def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
