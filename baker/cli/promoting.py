@@ -160,8 +160,20 @@ def show_move(console: Console, move: Move) -> None:
         console.say(f"  changes     {describe_difference(move.difference)}")
     if not move.gate.empty:
         console.say(f"  gate        {describe_gate(move.gate)}")
-    for warning in list_warnings(image):
+    for warning in [*list_warnings(image), *list_abandoned(move)]:
         console.say(f"  {console.style('warning', 'yellow')}     {warning}")
+
+
+def list_abandoned(move: Move) -> list[str]:
+    """Targets that the channel's image has a build for now and would not have then."""
+    if move.held is None:
+        return []
+    lost = {build.target for build in move.held.builds} - {build.target for build in move.image.builds}
+    return [
+        f"{move.image.reference} has no build for {target}: who follows {move.name} there stays with "
+        f"{move.held.reference}"
+        for target in sorted(lost)
+    ]
 
 
 def describe_image(image: Image) -> str:

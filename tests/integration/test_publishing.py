@@ -278,3 +278,15 @@ def test_promotion_where_aws_is_not_configured_says_that_aws_lags(
     _, err = run("promote", "web:1", "prod", "--yes", status=1)
     assert "Left behind: web:prod: aws: it is not configured here" in err
     assert regions.follows == {}
+
+
+def test_move_to_an_image_without_a_build_for_aws_warns_that_aws_stays(
+    catalog: Catalog, regions: Regions
+) -> None:
+    make_image(catalog, build=make_build("web", *LOCAL), wanted=[LOCAL])
+    image = make_two(catalog)
+    _, err = run("promote", "web:2", "prod", "--yes")
+    assert "warning" not in err
+    _, err = run("promote", "web:1", "prod", "--yes")
+    assert "warning     web:1 has no build for aws: who follows web:prod there stays with web:2" in err
+    assert regions.follows == {"web:prod": ami(image)}
