@@ -17,7 +17,6 @@ from typing import Any
 
 from baker.errors import BakerError, HostError, SourceError, StoreError
 from baker.layer import Layer
-from baker.manifest import parse_dpkg_status
 from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source, TreeSource
 from baker.providers.local.archive import Archive
 from baker.providers.local.bootstrap import ensure_bootstrap, remove_folder
@@ -44,13 +43,12 @@ from baker.providers.local.repositories import (
 )
 from baker.providers.local.sidecars import list_sidecars, read_contents
 from baker.providers.local.store import Store
-from baker.providers.local.tree import remove_mount_points, seal_tree
+from baker.providers.local.tree import read_layer_packages, remove_mount_points, seal_tree
 from baker.providers.local.trees import ensure_tree, resolve_tree
 from baker.providers.protocol import Captured, IsNeeded, Machine, ResolvedSource, nobody_needs
 from baker.sidecar import Sidecar, Unreadable, describe_build, describe_issue
 from baker.teardown import Teardown
 
-DPKG_STATUS = ("var", "lib", "dpkg", "status")
 OFFLINE_METHOD = Path(__file__).with_name("offline_method.sh")
 
 
@@ -249,7 +247,7 @@ class LocalProvider:
         launched = self._launched.pop(machine.name)
         chain = launched.chain
         lower = [self.store.read_layer(digest) for digest in chain["layers"]]
-        packages = read_packages(machine.upper)
+        packages = read_layer_packages(machine.upper)
         if packages is None:
             packages = tuple(Package(**row) for row in chain["packages"])
         kept = [asdict(repository) for repository in launched.repositories if not repository.is_folder]
@@ -389,13 +387,3 @@ def parse_bootstrap(text: str) -> Bootstrap:
     """The inverse of ``str(bootstrap)``."""
     distribution, _, suite = text.partition(":")
     return Bootstrap(distribution=distribution, suite=suite)
-
-
-def read_packages(upper: Path) -> tuple[Package, ...] | None:
-    """The packages of a layer's dpkg status file; None if the layer has none. Follows no link."""
-    path = upper
-    for part in DPKG_STATUS:
-        path = path / part
-        if path.is_symlink() or not path.exists():
-            return None
-    return parse_dpkg_status(path.read_text()) if path.is_file() else None

@@ -19,9 +19,11 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from baker.model import FileEntry
+from baker.manifest import parse_dpkg_status
+from baker.model import FileEntry, Package
 from baker.seal import is_emptied, is_removed
 
+DPKG_STATUS = ("var", "lib", "dpkg", "status")
 OVERLAY_OPAQUE = "trusted.overlay.opaque"
 OVERLAY_PREFIX = "trusted.overlay."
 KINDS = {
@@ -172,3 +174,13 @@ def remove_mount_points(root: Path) -> None:
         status = path.lstat()
         if stat.S_ISREG(status.st_mode) and status.st_size == 0:
             path.unlink()
+
+
+def read_layer_packages(upper: Path) -> tuple[Package, ...] | None:
+    """The packages of a layer's dpkg status file; None if the layer has none. Follows no link."""
+    path = upper
+    for part in DPKG_STATUS:
+        path = path / part
+        if path.is_symlink() or not path.exists():
+            return None
+    return parse_dpkg_status(path.read_text()) if path.is_file() else None
