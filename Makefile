@@ -12,7 +12,7 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
 BUILD   := setuptools>=77
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-catalog survival pins clean
+.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-catalog survival aws-faults pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -57,6 +57,9 @@ lint: setup-dev ## Check style and types
 
 survival: setup-dev ## Print what every fault in every stage of a bake leaves behind (as root; minutes)
 	$(ROOT) .venv/bin/python -m bench.survival
+
+aws-faults: setup-dev ## Print what every fault in every AWS call of a bake leaves behind (minutes)
+	@.venv/bin/python -m bench.aws_faults $(FAULTS)
 
 pins: setup ## Resolve the newest dependencies into requirements*.txt, with hashes
 	@tools=$$(mktemp -d) && trap "rm -rf $$tools" EXIT \
