@@ -250,6 +250,15 @@ def test_a_deletion_whose_answer_gets_lost_is_done(
     assert not any(f"baker:bake={artifact.details['bake']}" in line for line in lab.holdings())
 
 
+def test_a_snapshot_that_another_ami_uses_stays(lab: Lab, provider: AwsProvider, artifact: Artifact) -> None:
+    lab.faults.add(Fault(action="DeleteSnapshot", kind="refuse", code="InvalidSnapshot.InUse"))
+
+    provider.delete(artifact)
+
+    assert any(artifact.details["snapshots"][0] in line for line in lab.holdings())
+    lab.client("ec2").delete_snapshot(SnapshotId=artifact.details["snapshots"][0])
+
+
 def test_what_is_gone_is_not_held(lab: Lab, tmp_path: Path, artifact: Artifact) -> None:
     assert make_provider(lab, tmp_path).holds(artifact)
     lab.client("ec2").deregister_image(ImageId=artifact.id)
