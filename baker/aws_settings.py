@@ -91,11 +91,15 @@ AWS_SETTINGS: Mapping[str, Schema] = {
     },
     "spot": {**_FLAG, "description": "Ask for spot instances first, then on-demand (false)"},
     "vpc": {**_by_id_or_tags("VPC", "vpc"), "description": "Default: the account's default VPC"},
-    "subnet": _by_id_or_tags("subnet", "subnet"),
+    "subnet": {
+        **_by_id_or_tags("subnet", "subnet"),
+        "description": "Of several that have the tags, the one with the most free addresses",
+    },
     "zone": {
         "type": "string",
         "pattern": r"^[a-z]{2}(-[a-z0-9]+)+$",
         "title": 'an availability zone ("eu-west-1a")',
+        "description": "Where instances run, and narrows subnet",
     },
     "security_groups": {
         "type": "array",
@@ -124,6 +128,7 @@ AWS_SETTINGS: Mapping[str, Schema] = {
         "exclusiveMinimum": 0,
         "pattern": r"^[1-9][0-9]{0,4}$",
         "title": "a port",
+        "description": "Where the AMI's sshd listens (22)",
     },
     "ssh_timeout": {**_DURATION, "description": "How long an instance may take until it answers by SSH (5m)"},
     "bastion": {
@@ -186,6 +191,7 @@ AWS_SETTINGS: Mapping[str, Schema] = {
             "title": "an organization's ARN",
         },
         "title": "a list of ARNs",
+        "description": "Every account of these organizations may launch the AMIs",
     },
     "share_ous": {
         "type": "array",
@@ -195,6 +201,7 @@ AWS_SETTINGS: Mapping[str, Schema] = {
             "title": "an organizational unit's ARN",
         },
         "title": "a list of ARNs",
+        "description": "Every account of these organizational units may launch the AMIs",
     },
     "public": {**_FLAG, "description": "Let everybody launch the AMIs (false)"},
     "deprecate_after": {

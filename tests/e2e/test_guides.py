@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.guides import follow_guide
+from tests.lab import running_lab
+from tests.lab.bodies import Bodies
 
 TOLD = {
     "writing-recipes.md": (
@@ -38,3 +40,24 @@ TOLD = {
 def test_guide_can_be_followed_word_for_word(guide: str, tmp_path: Path, shared_home: Path) -> None:
     said = follow_guide(guide, tmp_path, shared_home)
     assert [words for words in TOLD[guide] if words not in said] == [], said
+
+
+@pytest.mark.machine
+@pytest.mark.slow
+def test_guide_to_aws_can_be_followed_word_for_word_on_the_lab(tmp_path: Path, shared_home: Path) -> None:
+    with running_lab(Bodies(shared_home)) as lab:
+        said = follow_guide("baking-on-aws.md", tmp_path, shared_home, lab.environment)
+        held = "".join(lab.holdings())
+    told = (
+        "Not complete yet",
+        "hello:1 for aws/x86_64",
+        "API calls in all",
+        "nothing that it depends on moved",
+        "\nactive\n",
+        "hello:staging is hello:2",
+        "hello:staging is published",
+        "nothing is left behind",
+    )
+    assert [words for words in told if words not in said] == [], said
+    assert "security-group" not in held
+    assert "instance" not in held
