@@ -104,6 +104,7 @@ def quick_waits() -> Iterator[None]:
     numbers = [
         (images, "LOOK_UP_SECONDS", 0.1),
         (instances, "LOOK_UP_SECONDS", 0.1),
+        (network, "LOOK_UP_SECONDS", 0.1),
         (network, "DETACH_SECONDS", 3.0),
         (machine, "RETRY_SECONDS", 0.02),
         (machine, "LOOK_SECONDS", 0.2),

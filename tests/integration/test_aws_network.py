@@ -18,7 +18,7 @@ from tests.aws import (
     make_provider,
     quick_lab,
 )
-from tests.lab import Lab
+from tests.lab import Fault, Lab
 
 ARM_TYPE = "t4g.small"
 
@@ -211,6 +211,27 @@ def test_an_address_that_cannot_be_found_out_is_explained(
 
     assert str(raised.value).startswith("this host's address, to open the build instance to, cannot be found")
     assert "open_to" in str(raised.value.hint)
+    assert_nothing_left(lab, baking)
+
+
+@pytest.mark.parametrize("action", ["AuthorizeSecurityGroupIngress", "RunInstances"])
+def test_a_new_group_may_stay_unseen_for_a_moment(lab: Lab, launch: Any, action: str) -> None:
+    lab.faults.add(Fault(action=action, kind="refuse", code="InvalidGroup.NotFound", times=2))
+
+    launched = launch()
+
+    assert len(calls_of(lab, action)) == 3
+    assert len({call.get("ClientToken") for call in calls_of(lab, action)}) == 1
+    assert len(launched.group()["IpPermissions"]) == 1
+
+
+def test_a_group_of_ones_own_that_is_not_there_is_told_at_once(lab: Lab, tmp_path: Path) -> None:
+    baking = Baking(make_provider(lab, tmp_path, security_groups=["sg-0123456789abcdef0"]))
+
+    with pytest.raises(CloudError, match="sg-0123456789abcdef0"):
+        baking.launch()
+
+    assert len(calls_of(lab, "RunInstances")) == 1
     assert_nothing_left(lab, baking)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from baker.errors import CloudError, MachineError, MachineReclaimed
 from baker.model import Resource
 from baker.providers.aws.images import AmiImage
 from baker.providers.aws.naming import Marks, tag_filter
-from baker.providers.aws.network import Network
+from baker.providers.aws.network import SEEN_SECONDS, Network
 from baker.providers.aws.options import Options
 from baker.providers.aws.refusals import NO_CAPACITY, Refused
 from baker.providers.aws.session import AwsSession
@@ -92,8 +93,13 @@ def _run(aws: AwsSession, region: str, order: Order) -> Mapping[str, Any]:
         try:
             parameters = describe_launch(order, market, instance_type)
             token = f"{order.name}-{order.attempt}-{number}"
-            made = aws.ec2(region, "run_instances", ClientToken=token, **parameters)
-            return dict(made["Instances"][0])
+            return wait_for(
+                partial(_try, aws, region, order, {**parameters, "ClientToken": token}),
+                seconds=SEEN_SECONDS,
+                pace=SOON,
+                what=lambda: f"the security group that was made in {region} is not there",
+                at_once=True,
+            )
         except Refused as error:
             if error.code not in NO_CAPACITY:
                 raise
@@ -106,6 +112,18 @@ def _run(aws: AwsSession, region: str, order: Order) -> Mapping[str, Any]:
         f"no instance type can be launched in {region} now: {'; '.join(refusals)}",
         hint=last.hint or "Name further types in instance_type of [aws], or another zone.",
     ) from last
+
+
+def _try(
+    aws: AwsSession, region: str, order: Order, parameters: Mapping[str, Any]
+) -> Mapping[str, Any] | None:
+    """None while the bake's new security group is not seen everywhere."""
+    try:
+        return dict(aws.ec2(region, "run_instances", **parameters)["Instances"][0])
+    except Refused as error:
+        if error.code == "InvalidGroup.NotFound" and not order.options.security_groups:
+            return None
+        raise
 
 
 def _list_offers(order: Order) -> Iterator[tuple[str, str]]:

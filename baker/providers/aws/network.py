@@ -20,6 +20,12 @@ from baker.providers.aws.waiting import SOON, wait_for
 from baker.teardown import Teardown
 
 CALLER_ADDRESS = "https://checkip.amazonaws.com"
+LOOK_UP_SECONDS = 5.0
+"""For how long a group may stay unseen although it was asked for and the answer was lost."""
+
+SEEN_SECONDS = 15.0
+"""How long AWS may take until all of it knows a group that it made."""
+
 DETACH_SECONDS = 600.0
 """How long the instances of a security group may take to be gone."""
 
@@ -114,14 +120,27 @@ def make_security_group(
         if ":" in allowed:
             ranges = {"Ipv6Ranges": [{"CidrIpv6": allowed, "Description": "the host that bakes"}]}
         port = {"IpProtocol": "tcp", "FromPort": options.ssh_port, "ToPort": options.ssh_port}
-        try:
-            aws.ec2(
-                region, "authorize_security_group_ingress", GroupId=group, IpPermissions=[{**port, **ranges}]
-            )
-        except Refused as error:
-            if error.code != "InvalidPermission.Duplicate":  # done before, and the answer was lost
-                raise
+        wait_for(
+            partial(_open_group, aws, region, group, {**port, **ranges}),
+            seconds=SEEN_SECONDS,
+            pace=SOON,
+            what=lambda: f"the security group {group} that was made in {region} is not there",
+            cancel=teardown.cancel,
+            at_once=True,
+        )
     return group
+
+
+def _open_group(aws: AwsSession, region: str, group: str, permission: Mapping[str, Any]) -> bool | None:
+    """None while the new group is not seen."""
+    try:
+        aws.ec2(region, "authorize_security_group_ingress", GroupId=group, IpPermissions=[permission])
+    except Refused as error:
+        if error.code == "InvalidGroup.NotFound":
+            return None
+        if error.code != "InvalidPermission.Duplicate":  # done before, and the answer was lost
+            raise
+    return True
 
 
 def _create_group(aws: AwsSession, region: str, network: Network, marks: Marks) -> str:
@@ -139,10 +158,19 @@ def _create_group(aws: AwsSession, region: str, network: Network, marks: Marks) 
     except Refused as error:
         if error.code != "InvalidGroup.Duplicate":
             raise
-        found = find_security_groups(aws, region, marks.bake)
-        if not found:
+        try:  # made before, and the answer was lost
+            [group, *_] = wait_for(
+                lambda: find_security_groups(aws, region, marks.bake) or None,
+                seconds=LOOK_UP_SECONDS,
+                pace=SOON,
+                what=lambda: "not seen",
+                at_once=True,
+            )
+        except Refused:
             raise
-        return found[0]
+        except CloudError:
+            raise error from None
+        return group
 
 
 def find_security_groups(aws: AwsSession, region: str, bake: str) -> list[str]:
