@@ -1,9 +1,9 @@
 """Prints what a fault in each AWS call of a bake leaves behind: `make aws-faults`.
 
 One bake of a small recipe into two regions, on the lab without machines. Each of its calls in turn is
-refused, fails for good, times out, is done without an answer (once, and for good), or is the last thing before
-a `kill -9`. Then one `baker system sweep`; and a look at the account and the catalog. Takes a quarter of an
-hour; ends with 1 if anything is left behind. ``--only TEXT`` takes the calls whose description holds the text.
+refused, fails for good, times out, is done without an answer (once, and for good), or is the last thing
+before a `kill -9`. Then one `baker system sweep`; and a look at the account and the catalog. Takes a quarter
+of an hour; ends with 1 if anything is left behind. ``--only TEXT`` takes calls whose description holds it.
 """
 
 from __future__ import annotations

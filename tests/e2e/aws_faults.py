@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.aws import answer_scripts, quick_waits
-from tests.lab import Call, Fault, Lab, Latency, running_lab
-
-COPY_REGION = "eu-central-1"
-NO_LATENCY = Latency(launch=0, ssh=0, stop=0, terminate=0, image=0, copy=0)
-
-RECIPE = """
-description = "bakes in a moment"
-[targets.aws]
-from = { owner = "136693071363", name = "debian-13-{deb_arch}-*" }
-"""
-DEPLOY = """
-from pyinfra.operations import server
-
-server.shell(name="Do something", commands=["true"])
-"""
+from tests.e2e.aws_site import Running, Site, running_site
+from tests.lab import Call, Fault
 
 FAULTS: Mapping[str, Mapping[str, Any]] = {
     "refused": {"kind": "refuse", "code": "UnauthorizedOperation", "message": "You are not authorized."},
@@ -78,102 +61,15 @@ class Cell:
         return not self.leaks and not self.missing and self.swept == 0 and "Traceback" not in self.output
 
 
-@dataclass(kw_only=True)
-class Site:
-    """A project and a BAKER_HOME for a lab."""
-
-    lab: Lab
-    folder: Path
-    home: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {**self.lab.environment, "BAKER_HOME": str(self.home), "BAKER_ACTOR": "tester"}
-
-    def run(
-        self, *arguments: str, attempts: int | None = None, started: Callable[[int], None] | None = None
-    ) -> tuple[int | None, str]:
-        """Run baker in a process of its own that has its modules already; its status and what it says.
-
-        ``started`` is told its process id.
-        """
-        with tempfile.NamedTemporaryFile("r", dir=self.folder) as output:
-            process = context().Process(
-                target=be_baker,
-                args=(arguments, str(self.folder), self.environment, output.name, attempts),
-            )
-            process.start()
-            if started is not None:
-                assert process.pid is not None
-                started(process.pid)
-            process.join()
-            return process.exitcode, output.read()
-
-
-def context() -> Any:
-    """Processes are forked from one that has imported everything and runs nothing."""
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["tests.e2e.aws_faults", "tests.e2e.aws_preload"])
-    return found
-
-
-def be_baker(
-    arguments: Sequence[str], folder: str, environment: Mapping[str, str], output: str, attempts: int | None
-) -> None:
-    """In the child: the command line, as its entry point has it."""
-    from baker import cli
-    from baker.providers.aws import session
-
-    descriptor = os.open(output, os.O_WRONLY | os.O_APPEND)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    sys.stdin = io.StringIO()
-    os.chdir(folder)
-    for name in [name for name in os.environ if name.startswith(("BAKER_", "AWS_"))]:
-        del os.environ[name]
-    os.environ.update(environment)
-    sys.argv = ["baker", *arguments]
-    if attempts is not None:
-        session.ATTEMPTS = attempts
-    with quick_waits():
-        cli.main()
-
-
-@contextlib.contextmanager
-def running_site(template: Path | None = None) -> Iterator[Site]:
-    """An empty account, and a project that bakes one recipe into two regions. ``template`` is a BAKER_HOME to
-    begin with."""
-    with (
-        tempfile.TemporaryDirectory(prefix="baker-faults-") as scratch,
-        running_lab(latency=NO_LATENCY) as lab,
-    ):
-        lab.fleet.answers.append(answer_scripts)  # type: ignore[attr-defined]
-        folder = Path(scratch, "project")
-        recipe = folder / "recipes" / "probe"
-        recipe.mkdir(parents=True)
-        for path in (Path(scratch), folder, folder / "recipes", recipe):
-            path.chmod(0o755)
-        (recipe / "recipe.toml").write_text(RECIPE)
-        (recipe / "deploy.py").write_text(DEPLOY)
-        more = f'regions = ["{COPY_REGION}"]\nrequest_timeout = "1s"\nshare_accounts = ["111122223333"]\n'
-        (folder / "baker.toml").write_text(lab.settings + more)
-        home = Path(scratch, "home")
-        if template is not None:
-            shutil.copytree(template, home)
-        yield Site(lab=lab, folder=folder, home=home)
-
-
 def bake_cleanly() -> tuple[list[Spot], Path]:
     """Every call of a bake to which nothing happens, as spots; and a BAKER_HOME whose catalog is empty."""
     template = Path(tempfile.mkdtemp(prefix="baker-faults-home-"))
     with running_site() as site:
         # Makes the catalog, and calls nothing.
-        status, output = site.run("catalog", "migrate")
-        assert status == 0, output
+        site.run("catalog", "migrate")
         shutil.copytree(site.home, template, dirs_exist_ok=True)
         site.lab.forget_calls()
-        status, output = site.run("bake", "--target", "aws")
-        assert status == 0, output
+        site.run("bake", "--target", "aws")
         spots = list_spots(site.lab.calls)
         assert find_leaks(site) == ((), ())
     return spots, template
@@ -191,31 +87,30 @@ def list_spots(calls: Sequence[Call]) -> list[Spot]:
 def strike(spot: Spot, fault: str, template: Path) -> Cell:
     """A bake with one fault, then one sweep; and what is there afterwards."""
     with running_site(template) as site:
-        pids: list[int] = []
+        bakers: list[Running] = []
 
         def kill() -> None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pids[0], signal.SIGKILL)
+                os.kill(bakers[0].pid, signal.SIGKILL)
 
         values = {**FAULTS[fault], "callback": kill}
         site.lab.faults.add(Fault(action=spot.action, region=spot.region, nth=spot.nth, **values))
-        lasting = values.get("times", 1) > 1
-        baked, output = site.run(
-            "bake", "--target", "aws", attempts=ATTEMPTS if lasting else None, started=pids.append
-        )
-        struck = any(call.fault is not None for call in site.lab.calls)
+        site.attempts = ATTEMPTS if values.get("times", 1) > 1 else None
+        bakers.append(site.start("bake", "--target", "aws"))
+        baked = bakers[0].wait()
+        struck = any(call.fault for call in site.lab.calls)
         site.lab.faults.clear()
-        swept, said = site.run("system", "sweep")
+        swept = site.start("system", "sweep").wait()
         leaks, missing = find_leaks(site)
     return Cell(
         spot=spot,
         fault=fault,
-        baked=baked,
+        baked=baked.status,
         struck=struck,
-        swept=swept,
+        swept=swept.status,
         leaks=leaks,
         missing=missing,
-        output=f"{output}\n--- sweep\n{said}",
+        output=f"{baked.said}\n--- sweep\n{swept.said}",
     )
 
 

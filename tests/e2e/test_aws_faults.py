@@ -11,7 +11,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 
 import pytest
 
-from tests.e2e.aws_faults import COPY_REGION, Cell, Spot, bake_cleanly, context, strike
+from tests.e2e.aws_faults import Cell, Spot, bake_cleanly, strike
+from tests.e2e.aws_site import COPY_REGION, context
 
 REGION = "eu-west-1"
 BAKED, FAILED, KILLED = 0, 1, -9
