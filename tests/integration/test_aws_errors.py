@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.server
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from baker.errors import BakerError, CloudError, HostError, MachineError, Machin
 from baker.model import Resource
 from baker.providers.aws import instances
 from baker.providers.aws.machine import AwsMachine
+from baker.providers.aws.provider import AwsProvider
 from baker.providers.aws.ssh import WrongHostKey
 from tests.aws import (
     Baking,
@@ -398,3 +401,26 @@ def test_nothing_is_made_that_cannot_be_written_down(lab: Lab, tmp_path: Path) -
         baking.launch()
 
     assert calls_of(lab, "CreateSecurityGroup") == calls_of(lab, "RunInstances") == []
+
+
+def test_an_answer_that_is_not_aws_is_told(tmp_path: Path) -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>Log in to the hotel's network</title>")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variables = {
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_address[1]}",
+            "AWS_ACCESS_KEY_ID": "a",
+            "AWS_SECRET_ACCESS_KEY": "b",
+        }
+        with aws_variables(variables), few_attempts(1), pytest.raises(CloudError) as raised:
+            AwsProvider(tmp_path, {"region": "eu-west-1"}).leftovers()
+        server.shutdown()
+    assert "is not AWS" in str(raised.value)
+    assert "AWS_ENDPOINT_URL" in str(raised.value.hint)

@@ -19,6 +19,7 @@ from botocore.exceptions import (
     UnknownEndpointError,
 )
 from botocore.exceptions import ConnectionError as Unconnected
+from botocore.parsers import ResponseParserError
 
 from baker.errors import CloudError
 
@@ -122,7 +123,9 @@ class Refused(CloudError):
         )
 
 
-def explain(error: BotoCoreError | ClientError, *, service: str, operation: str, region: str) -> Refused:
+def explain(
+    error: BotoCoreError | ClientError | ResponseParserError, *, service: str, operation: str, region: str
+) -> Refused:
     """What went wrong with a call, in words; ``operation`` as the API names it (``RunInstances``)."""
     action = f"{service}:{operation}"
     if isinstance(error, ClientError):
@@ -132,6 +135,12 @@ def explain(error: BotoCoreError | ClientError, *, service: str, operation: str,
         return Refused(message, code=code, action=action, region=region, hint=hint)
 
     match error:
+        case ResponseParserError():
+            return refused(
+                f"what answered {action} in {region} is not AWS: {str(error)[:200]}",
+                "Look at AWS_ENDPOINT_URL, and at proxies on the way.",
+                OUTCOME_UNKNOWN,
+            )
         case NoCredentialsError():
             return refused("there are no AWS credentials", CREDENTIALS_HINT)
         case (

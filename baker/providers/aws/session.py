@@ -17,6 +17,7 @@ from botocore.credentials import (
     DeferredRefreshableCredentials,
 )
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError
+from botocore.parsers import ResponseParserError
 from botocore.session import Session as CoreSession
 
 from baker.errors import SettingsError
@@ -138,7 +139,7 @@ def explaining(service: str, operation: str, region: str) -> Iterator[None]:
     """What botocore raises within becomes Refused."""
     try:
         yield
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         raise explain(error, service=service, operation=operation, region=region) from error
 
 
