@@ -9,16 +9,23 @@ import typer
 from baker.cli.completion import complete_bake, complete_target
 from baker.cli.wiring import (
     Options,
+    base_settings,
     check_providers,
+    configured_targets,
     explaining_refusals,
     make_providers,
     open_catalog,
     require_configured,
 )
 from baker.console import Console, show_size
+from baker.errors import HostError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
     from baker.model import Resource
+    from baker.providers.protocol import Check
+    from baker.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 
@@ -32,15 +39,24 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(group, name="system")
 
 
-def doctor(context: typer.Context, as_json: Json = False) -> int:
-    """Check what baking needs of this host; say what brings what is missing (then the exit code is 1)."""
-    from baker.providers.local.doctor import examine_host
-
+def doctor(
+    context: typer.Context,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--target", metavar="TARGET", help="Only for this target.", autocompletion=complete_target
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Check what baking for the configured targets needs; say what brings what is missing (exit code 1)."""
     options: Options = context.obj
     console = Console(as_json=as_json)
     settings = options.settings()
-    proxy = {**settings.local, **settings.variables["local"]}.get("http_proxy")
-    checks = examine_host(settings.home, settings.catalog_url, proxy)
+    chosen = target or configured_targets(settings)
+    for name in chosen:
+        require_configured(settings, name)
+    checks = list(examine(settings, chosen))
     if as_json:
         described = [{"check": c.name, "ok": c.ok, "detail": c.detail, "remedy": c.remedy} for c in checks]
         console.result_json({"checks": described})
@@ -51,6 +67,34 @@ def doctor(context: typer.Context, as_json: Json = False) -> int:
             if check.remedy:
                 console.result_folded(f"{'':<26}{check.remedy}", hang=26)
     return int(any(not check.ok for check in checks))
+
+
+def examine(settings: Settings, targets: Collection[str]) -> Iterator[Check]:
+    if "local" in targets:
+        from baker.providers.local.doctor import examine_host
+
+        proxy = base_settings(settings, "local").get("http_proxy")
+        yield from examine_host(settings.home, settings.catalog_url, proxy)
+    else:
+        yield examine_sandbox()
+    if "aws" in targets:
+        from baker.providers.aws.doctor import examine_access
+
+        yield from examine_access(base_settings(settings, "aws"))
+
+
+def examine_sandbox() -> Check:
+    """Whether a recipe's code can be confined; what the local target needs holds that already."""
+    from baker.configurer.sandbox import require_tools, why_no_sandbox
+    from baker.providers.protocol import Check
+
+    if why := why_no_sandbox():
+        return Check(name="sandbox", ok=True, detail=f"none: {why}")
+    try:
+        require_tools()
+    except HostError as error:
+        return Check(name="sandbox", ok=False, detail=str(error), remedy=error.hint)
+    return Check(name="sandbox", ok=True, detail="recipes run confined")
 
 
 def sweep(

@@ -27,6 +27,16 @@ OutputSink = Callable[[str, bytes], None]
 """Called with ``stdout`` or ``stderr`` and a chunk, as it comes."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """One thing that `baker system doctor` looked at; ``remedy`` is set where it is not ok."""
+
+    name: str
+    ok: bool
+    detail: str
+    remedy: str | None = None
+
+
 IsNeeded = Callable[[Artifact, Sequence[str]], bool]
 """Of an artifact and the ids of the bakes that came to it: whether somebody still needs it."""
 

@@ -67,7 +67,8 @@ def _copy(
         delete_image(aws, region, there.id, there.snapshots)
     key = wanted.kms_keys.get(region)
     resource = marks.resource("capture", marks.bake, region)
-    with teardown.making(resource, lambda: remove_images(aws, resource)):
+    lost = False
+    with teardown.making(resource, lambda: remove_images(aws, resource, lost=lost)):
         try:
             made = aws.ec2(
                 region,
@@ -83,6 +84,7 @@ def _copy(
             )
             return str(made["ImageId"])
         except Refused as error:
+            lost = error.outcome_unknown
             if error.code != "InvalidAMIName.Duplicate":
                 raise
             found = look_up_named(aws, region, name, marks.bake)

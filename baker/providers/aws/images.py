@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from baker.errors import CloudError
 from baker.model import Resource
@@ -13,6 +13,8 @@ from baker.providers.aws.naming import Marks, bake_of, read_tags, tag_filter
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
 from baker.providers.aws.waiting import LATER, SOON, wait_for
+
+Found = TypeVar("Found")
 
 DESCRIPTION_LENGTH = 255
 LOOK_UP_SECONDS = 5.0
@@ -92,14 +94,13 @@ def find_image_named(aws: AwsSession, region: str, name: str, bake: str) -> AmiI
 
 def look_up_named(aws: AwsSession, region: str, name: str, bake: str) -> AmiImage | None:
     """As ``find_image_named``, for one that may have been asked for a moment ago."""
+    return _look_up(lambda: find_image_named(aws, region, name, bake))
+
+
+def _look_up(find: Callable[[], Found | None]) -> Found | None:
+    """What is found within a moment."""
     try:
-        return wait_for(
-            lambda: find_image_named(aws, region, name, bake),
-            seconds=LOOK_UP_SECONDS,
-            pace=SOON,
-            what=lambda: f"no AMI {name} in {region}",
-            at_once=True,
-        )
+        return wait_for(find, seconds=LOOK_UP_SECONDS, pace=SOON, what=lambda: "not seen", at_once=True)
     except Refused:
         raise
     except CloudError:
@@ -185,10 +186,16 @@ def require_imds_v2(aws: AwsSession, region: str, image: AmiImage) -> None:
 # --- removing -------------------------------------------------------------------------------------------
 
 
-def remove_images(aws: AwsSession, resource: Resource) -> None:
-    """Remove a bake's AMIs and snapshots in one region, also those of a call whose answer was lost."""
+def remove_images(aws: AwsSession, resource: Resource, *, lost: bool = False) -> None:
+    """Remove a bake's AMIs and snapshots in one region. Idempotent. Raises CloudError.
+
+    ``lost``: one was asked for a moment ago, and it is not known whether that was done.
+    """
     region, bake = resource.place, bake_of(resource.id)
-    for image in find_images(aws, region, bake):
+    images = find_images(aws, region, bake)
+    if lost and not images:
+        images = _look_up(lambda: find_images(aws, region, bake) or None) or []
+    for image in images:
         delete_image(aws, region, image.id, image.snapshots)
     delete_snapshots(aws, region, find_snapshots(aws, region, bake))
 

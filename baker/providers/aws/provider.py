@@ -187,7 +187,8 @@ class AwsProvider:
         region, recipe = machine.instance.region, machine.recipe
         marks = self._launcher.marks(bake_id, recipe, options)
         resource = marks.resource("capture", bake_id, region)
-        with teardown.making(resource, lambda: remove_images(self.aws, resource)):
+        lost = False
+        with teardown.making(resource, lambda: remove_images(self.aws, resource, lost=lost)):
             try:
                 image_id = make_image(
                     self.aws,
@@ -197,7 +198,8 @@ class AwsProvider:
                     description=f"{recipe}, baked from {source.source}",
                     marks=marks,
                 )
-            except Refused:
+            except Refused as error:
+                lost = error.outcome_unknown
                 if machine.instance.spot:  # it still ran: was it taken back?
                     machine.require_running()
                 raise

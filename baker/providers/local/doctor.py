@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import HostError, SettingsError
@@ -19,20 +18,11 @@ from baker.providers.local.host import (
     missing_tools,
 )
 from baker.providers.local.proxies import loopback_port, mask_credentials, split_address
+from baker.providers.protocol import Check
 
 PROXY_SECONDS = 3.0
 NEEDED_BYTES = 3 * 10**9
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
-    """One thing that was looked at; ``remedy`` is set where it is not ok."""
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str | None = None
 
 
 def examine_host(home: Path, catalog_url: str, proxy: str | None) -> list[Check]:
