@@ -68,7 +68,8 @@ def run(
     limits = recipe_settings(settings, image.recipe, target) if target != "local" else None
     limits = base_settings(settings, target) if limits is None else limits
     build = choose_build(image, provider, limits)
-    if not provider.holds(build.artifacts[0]):
+    in_own_store = target == "local" and provider.reaches(build.artifacts[0])
+    if not in_own_store and not provider.holds(build.artifacts[0]):  # the own one names what is missing
         from baker.knowledge import explain_absence
 
         raise StoreError(
