@@ -32,6 +32,8 @@ server.shell(name="Do something", commands=["true"])
 """
 
 
+HANGS_SECONDS = 120.0
+"""After so long a command will never end."""
 SETTINGS = {"request_timeout": "1s", "share_accounts": ["111122223333"]}
 
 
@@ -60,7 +62,10 @@ class Running:
         return int(self.process.pid)
 
     def wait(self) -> Done:
-        self.process.join()
+        self.process.join(HANGS_SECONDS)
+        if self.process.exitcode is None:
+            self.process.kill()
+            self.process.join()
         stdout, stderr = (stream.read_text() for stream in self.streams)
         for stream in self.streams:
             stream.unlink()
