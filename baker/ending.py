@@ -89,18 +89,26 @@ def written_if_possible(bake: Bake) -> Iterator[None]:
 
 
 def keep_machine(bake: Bake) -> str | None:
-    """Leave the failed build instance for a look, if there is one; `baker system sweep --bake` removes it."""
+    """Leave the failed build instance for a look; `baker system sweep --bake` removes it.
+
+    Returns the command that opens a shell in it; None where there is none to look at.
+    """
     kept = bake.teardown.resources
     machines = [item for item in kept if item.kind in MACHINES]
     at_work = [item for item in machines if bake.machine is not None and item.id == bake.machine.name]
     machine = next(iter([*at_work, *machines]), None)
     if machine is None:
         return None
+    try:
+        access = bake.provider.describe_access(machine)
+    except (BakerError, OSError) as error:
+        bake.log.write(f"nothing is kept: {error}")
+        return None
     for item in kept:
         if item.place:  # others could take it for left behind
             bake.kitchen.catalog.exists(bake.id, replace(item, details={**item.details, KEPT: True}))
     identity.mark_kept(bake.kitchen.settings.home, bake.id)
-    return bake.provider.describe_access(machine)
+    return access
 
 
 def describe_success(ended: BakeEnded, bake: Bake, image: Image) -> BakeEnded:

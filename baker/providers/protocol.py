@@ -160,7 +160,10 @@ class Provider(Protocol):
         """
 
     def describe_access(self, machine: Resource) -> str:
-        """The command that opens a shell in a machine that was kept after a failure."""
+        """The command that opens a shell in a machine that is kept after a failure.
+
+        Raises HostError for one that did not come to be.
+        """
 
     def distribute(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+import shutil
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -174,11 +175,12 @@ class AwsProvider:
     def seal(self, machine: Machine) -> None:
         assert isinstance(machine, AwsMachine)
         parse_seal(ask(machine, build_seal_script(machine.access.key.public)))
-        self._sealed[machine.name] = parse_listing(ask(machine, build_listing_script()))
+        contents = parse_listing(ask(machine, build_listing_script()))
         machine.disconnect()
         # One that is paid by the spot cannot be stopped: EC2 shuts it down while the AMI is made.
         if not machine.instance.spot:
             stop_instance(self.aws, machine.instance, machine.cancel)
+        self._sealed[machine.name] = contents  # last: it is large, and only ``capture`` lets it go
 
     def capture(self, bake_id: str, machine: Machine, source: ResolvedSource, teardown: Teardown) -> Captured:
         assert isinstance(machine, AwsMachine)
@@ -220,9 +222,14 @@ class AwsProvider:
         )
 
     def describe_access(self, machine: Resource) -> str:
-        return shlex.join(
-            write_access(self._launcher.machines[machine.id].access, self._home / "aws" / machine.id)
-        )
+        started = self._launcher.machines.get(machine.id)
+        if started is None:
+            raise HostError(f"instance {machine.id} was never launched, or never had an address")
+        return shlex.join(write_access(started.access, self._access_folder(machine.id)))
+
+    def _access_folder(self, machine: str) -> Path:
+        """Where the key to a machine lies that was kept; ``machine`` may be what a tag says."""
+        return self._home / "aws" / f"access-{hashlib.sha256(machine.encode()).hexdigest()[:16]}"
 
     # --- distributing -----------------------------------------------------------------------------
 
@@ -320,6 +327,7 @@ class AwsProvider:
     def remove(self, resource: Resource) -> None:
         if resource.kind == "instance":
             remove_instance(self.aws, resource)
+            shutil.rmtree(self._access_folder(resource.id), ignore_errors=True)
         elif resource.kind == "security-group":
             remove_security_group(self.aws, resource)
         elif resource.kind == "capture":

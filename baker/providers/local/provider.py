@@ -300,7 +300,10 @@ class LocalProvider:
         return self._start(spec, teardown)
 
     def describe_access(self, machine: Resource) -> str:
-        leader = (self.store.machines / machine.id / "leader").read_text()
+        try:
+            leader = (self.store.machines / machine.id / "leader").read_text()
+        except OSError as error:
+            raise HostError(f"machine {machine.id} did not boot") from error
         return f"sudo nsenter --target {leader} --all --root --wd -- /bin/bash"
 
     def distribute(
