@@ -67,6 +67,8 @@ class AwsSession:
                 with explaining("sts", "GetCallerIdentity", "the account"):
                     core = botocore.session.Session(profile=self._table.get("profile"))
                     core.get_scoped_config()  # raises ProfileNotFound now, not in a thread later
+                    if region := self._table.get("region") or os.environ.get("AWS_REGION"):
+                        core.set_config_variable("region", region)  # STS is asked there for the role
                     if role := self._table.get("role"):
                         _assume(core, role, self._table.get("external_id"))
                     self._session = boto3.Session(botocore_session=core)
@@ -155,10 +157,18 @@ def _fall_back_at_once(response: tuple[Any, Mapping[str, Any]] | None = None, **
 
 
 def _assume(core: CoreSession, role: str, external_id: str | None) -> None:
-    """Let a session work as a role, with credentials that are renewed when they run out."""
+    """Let a session work as a role, with credentials that are renewed when they run out.
+
+    Without credentials to assume it with the session has none, and none later either: never those of
+    somebody who is not the role.
+    """
+    source = core.get_credentials()
+    if source is None:
+        core.register_component("credential_provider", CredentialResolver([]))
+        return
     fetcher = AssumeRoleCredentialFetcher(
         client_creator=core.create_client,
-        source_credentials=core.get_credentials(),
+        source_credentials=source,
         role_arn=role,
         extra_args={"RoleSessionName": "baker", **({"ExternalId": external_id} if external_id else {})},
     )
