@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -68,7 +68,12 @@ for round in 1 2 3; do
 done
 """
 
-Connect = Callable[[Access], SshConnection]
+AS_ROOT = """cd / && exec sudo -n -- sh -c 'IFS= read -r line && eval "$(printf %b "$line")"'"""
+"""Runs as root the command line that is the first line of its input, and gives it the rest.
+
+sudo writes what it is given into the system's log, and what sealing deletes there stays in free blocks of
+the snapshot: a recipe's secrets may be in its commands.
+"""
 
 
 class AwsMachine:
@@ -127,7 +132,8 @@ class AwsMachine:
             self._require_root()
 
     def _require_root(self) -> None:
-        done = self._connected().run(self._line(["cat", "/proc/sys/kernel/random/boot_id"], {}), timeout=60.0)
+        command, stdin = self._command(["cat", "/proc/sys/kernel/random/boot_id"], {})
+        done = self._connected().run(command, stdin=stdin, timeout=60.0)
         if done.exit_status != 0:
             said = done.stderr.decode(errors="replace").strip() or "it says nothing"
             raise MachineError(
@@ -186,11 +192,15 @@ class AwsMachine:
         """See ``Machine.run``. The status is -1 if the machine rebooted under the command."""
         connection = self._connected()
         cookie = f"{COOKIE}={secrets.token_hex(8)}"
-        command = self._line(argv, {**(env or {}), COOKIE: cookie.partition("=")[2]})
+        command, told = self._command(argv, {**(env or {}), COOKIE: cookie.partition("=")[2]})
         shown = shlex.join(argv)[:200]
         try:
             done = connection.run(
-                command, stdin=stdin, timeout=timeout, on_output=on_output, limit=MAX_OUTPUT
+                command,
+                stdin=told + stdin if told and stdin else told or stdin,
+                timeout=timeout,
+                on_output=on_output,
+                limit=MAX_OUTPUT,
             )
         except TimedOut:
             self._kill(cookie)
@@ -213,18 +223,20 @@ class AwsMachine:
             return CommandResult(exit_status=-9, stdout=done.stdout, stderr=done.stderr)  # a signal ended it
         return CommandResult(exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)
 
-    def _line(self, argv: Sequence[str], env: Mapping[str, str]) -> str:
-        """The command line that runs ``argv`` as root, in the environment that local machines give too."""
-        words = ["env", "-i", *(f"{key}={value}" for key, value in {**ENVIRONMENT, **env}.items()), *argv]
-        if self.access.user != "root":
-            words = ["sudo", "-n", "--", *words]
-        return f"cd / && exec {shlex.join(words)}"
+    def _command(self, argv: Sequence[str], env: Mapping[str, str]) -> tuple[str, bytes]:
+        """What runs ``argv`` as root, in the environment that local machines give too: a command line, and
+        what its input begins with."""
+        line = f"exec {shlex.join(describe_environment(env) + list(argv))}"
+        if self.access.user == "root":
+            return f"cd / && {line}", b""
+        return AS_ROOT, write_line(line)
 
     def _kill(self, cookie: str) -> None:
         """End everything that carries a cookie. Raises MachineError if that cannot be told."""
         argv = ["sh", "-c", KILL, "kill", cookie]
         try:
-            self._connected().run(self._line(argv, {}), timeout=60.0)
+            command, stdin = self._command(argv, {})
+            self._connected().run(command, stdin=stdin, timeout=60.0)
         except (ConnectionLost, TimedOut) as error:
             raise MachineError(f"machine {self.name} does not answer any more") from error
 
@@ -260,8 +272,11 @@ class AwsMachine:
         return not self._stopped and self._connection is not None and self._connection.is_open
 
     def interactive(self, argv: Sequence[str]) -> int:
+        words = describe_environment({"TERM": "xterm"}) + list(argv)
+        if self.access.user != "root":
+            words = ["sudo", "-n", "--", *words]
         with tempfile.TemporaryDirectory(prefix="baker-ssh-") as folder:
-            command = write_access(self.access, Path(folder), self._line(argv, {"TERM": "xterm"}))
+            command = write_access(self.access, Path(folder), f"cd / && exec {shlex.join(words)}")
             return subprocess.run(command).returncode
 
     # --- ending -----------------------------------------------------------------------------------
@@ -278,6 +293,16 @@ class AwsMachine:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def describe_environment(env: Mapping[str, str]) -> list[str]:
+    """The words before a command that give it this environment and nothing else."""
+    return ["env", "-i", *(f"{key}={value}" for key, value in {**ENVIRONMENT, **env}.items())]
+
+
+def write_line(command: str) -> bytes:
+    """A command line as AS_ROOT reads it: one line, whatever is in it."""
+    return command.replace("\\", "\\\\").replace("\n", "\\n").encode(errors="surrogateescape") + b"\n"
 
 
 def write_access(access: Access, folder: Path, remote: str = "") -> list[str]:
