@@ -12,7 +12,7 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
 BUILD   := setuptools>=77
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-catalog survival aws-faults pins clean
+.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog survival aws-faults pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,6 +42,11 @@ test-all: setup-dev ## The same with the slow ones: every fault in every stage
 bench-local: root setup ## Measure local bakes against the floor and buildah (BENCH_JSON=FILE, BENCH_ROUNDS=N)
 	$(ROOT) env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_ROUNDS),BENCH_ROUNDS=$(BENCH_ROUNDS)) \
 	  $(if $(BENCH_HOME),BENCH_HOME=$(BENCH_HOME)) .venv/bin/python -m bench.local $(BENCH)
+
+bench-aws: root setup-dev ## Measure AWS bakes on the lab against Packer (BENCH_JSON=FILE, BENCH_ROUNDS=N)
+	@command -v packer >/dev/null || { echo "Packer is not installed: apt-get install packer" >&2; exit 1; }
+	$(ROOT) env $(foreach name,BENCH_JSON BENCH_ROUNDS BENCH_REAL_ROUNDS BENCH_HOME,$(if $($(name)),$(name)=$($(name)))) \
+	  .venv/bin/python -m bench.aws $(BENCH)
 
 bench-catalog: setup-dev ## Measure questions to a large catalog, SQLite and PostgreSQL (BENCH_JSON=FILE)
 	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_HOME),BENCH_HOME=$(BENCH_HOME)) \

@@ -1,0 +1,2 @@
+def test_unit_is_enabled(host):
+    assert host.service("bench").is_enabled
