@@ -12,7 +12,7 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
 BUILD   := setuptools>=77
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog survival aws-faults pins clean
+.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog bench-aws-many survival aws-faults pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,6 +51,9 @@ bench-aws: root setup-dev ## Measure AWS bakes on the lab against Packer (BENCH_
 bench-catalog: setup-dev ## Measure questions to a large catalog, SQLite and PostgreSQL (BENCH_JSON=FILE)
 	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_HOME),BENCH_HOME=$(BENCH_HOME)) \
 	  .venv/bin/python -m bench.catalog $(BENCH)
+
+bench-aws-many: setup-dev ## Measure many bakes for AWS at once, and under failing calls (BENCH_JSON=FILE)
+	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) .venv/bin/python -m bench.aws_many $(BENCH)
 
 lab: $(if $(findstring --bodiless,$(LAB)),,root) setup-dev ## Run AWS on this host, machines included, until Ctrl-C (LAB=--bodiless: without machines, without root)
 	$(if $(findstring --bodiless,$(LAB)),,$(ROOT)) .venv/bin/python -m tests.lab $(LAB)
