@@ -293,8 +293,8 @@ def stop_instance(aws: AwsSession, instance: Instance, cancel: threading.Event |
 def remove_instance(aws: AwsSession, resource: Resource, known: Sequence[str] = ()) -> None:
     """Terminate what carries the resource's name; final once AWS took it. Idempotent. Raises CloudError.
 
-    ``known`` are ids that were told when it was launched. Without one, a launch whose answer was lost is
-    looked for a little longer.
+    ``known`` are ids that were told when it was launched: one that is not seen is asked for a little longer,
+    since it may not be known everywhere yet. So is, without one, a launch whose answer was lost.
     """
     region = resource.place
     ids = list(known) or find_instances(aws, region, resource.id)
@@ -309,11 +309,22 @@ def remove_instance(aws: AwsSession, resource: Resource, known: Sequence[str] = 
             raise
         except CloudError:
             return  # never launched
+
+    def terminate() -> bool | None:
+        try:
+            aws.ec2(region, "terminate_instances", InstanceIds=ids)
+        except Refused as error:
+            if not error.says_absent:
+                raise
+            return None if known else True
+        return True
+
     try:
-        aws.ec2(region, "terminate_instances", InstanceIds=ids)
-    except Refused as error:
-        if not error.says_absent:
-            raise
+        wait_for(terminate, seconds=LOOK_UP_SECONDS, pace=SOON, what=lambda: "not seen", at_once=True)
+    except Refused:
+        raise
+    except CloudError:
+        return  # gone long ago
 
 
 def find_instances(aws: AwsSession, region: str, machine: str) -> list[str]:

@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from baker.errors import HostError, SourceError
+from baker.errors import CloudError, HostError, SourceError
 from baker.model import AmiSource, Artifact, Build, Recipe, Resource, Source
 from baker.providers.aws.distribution import label_image, share_image, spread_image
 from baker.providers.aws.images import (
     AmiImage,
     delete_image,
+    find_images,
     make_image,
     remove_images,
     require_imds_v2,
@@ -35,10 +36,8 @@ from baker.providers.aws.inventory import (
 )
 from baker.providers.aws.launcher import Launcher, ask
 from baker.providers.aws.machine import AwsMachine, write_access
-from baker.providers.aws.naming import image_name
-from baker.providers.aws.network import (
-    remove_security_group,
-)
+from baker.providers.aws.naming import bake_of, image_name
+from baker.providers.aws.network import remove_security_group
 from baker.providers.aws.options import (
     KNOWN_USERS,
     Distribution,
@@ -331,9 +330,22 @@ class AwsProvider:
         elif resource.kind == "security-group":
             remove_security_group(self.aws, resource)
         elif resource.kind == "capture":
+            self._require_unused(resource)
             remove_images(self.aws, resource)
         else:
             raise HostError(f"the aws provider has no {resource.kind} {resource.id}")
+
+    def _require_unused(self, capture: Resource) -> None:
+        """Raises CloudError for an AMI that was distributed once and is in use, whatever the catalog says: it
+        may have been restored from before the bake ended."""
+        for image in find_images(self.aws, capture.place, bake_of(capture.id)):
+            if "baker:issues" not in image.tags:
+                continue  # nobody was ever told of it
+            if use := find_uses(self.aws, [describe_artifact(capture.place, image)]).get(image.id):
+                raise CloudError(
+                    f"AMI {image.id} in {capture.place} was distributed as {image.tags.get('Name')}: {use}",
+                    hint="Is the catalog an old one? Bring its images back: baker catalog rebuild --from aws",
+                )
 
     def _regions(self) -> list[str]:
         """Those that are configured and those in which this BAKER_HOME ever made something."""
