@@ -146,7 +146,7 @@ AWS_SETTINGS: Mapping[str, Schema] = {
                 "description": 'Its public host key ("ssh-ed25519 AAAA…"): never taken on trust',
             },
         },
-        "description": "A host that instances are reached through",
+        "description": "A host that instances are reached through: open_to is its address in the VPC",
     },
     "root_volume": {
         "type": "object",

@@ -38,8 +38,8 @@ def resource_of(baking: Baking) -> Resource:
     return found
 
 
-def list_files(home: Path) -> list[Path]:
-    return [path for path in (home / "aws").rglob("*") if path.is_file() and path.name != "regions"]
+def list_access(home: Path) -> list[Path]:
+    return list((home / "aws").glob("access-*"))
 
 
 def test_key_to_a_kept_instance_is_its_owners_alone_and_goes_with_the_instance(
@@ -51,11 +51,12 @@ def test_key_to_a_kept_instance_is_its_owners_alone_and_goes_with_the_instance(
 
     words = shlex.split(provider.describe_access(resource_of(baking)))
 
+    assert words[-2] == "--"  # a name never becomes an option
     key = Path(words[words.index("-i") + 1])
     assert "PRIVATE KEY" in key.read_text()
     assert [stat.S_IMODE(path.stat().st_mode) for path in (key, key.parent)] == [0o600, 0o700]
     make_provider(lab, tmp_path).remove(resource_of(baking))  # in a sweep, later
-    assert list_files(tmp_path) == []
+    assert list_access(tmp_path) == []
     assert_nothing_left(lab, baking)
 
 

@@ -75,6 +75,15 @@ def test_an_architecture_without_a_type_has_the_default_ones() -> None:
     assert read_options({}, "x86_64").instance_types == DEFAULT_TYPES["x86_64"]
 
 
+def test_a_bastion_needs_to_be_told_whom_instances_are_opened_to() -> None:
+    bastion = {"bastion": {"host": "jump", "user": "ann", "host_key": "ssh-ed25519 AAAA"}}
+
+    with pytest.raises(SettingsError, match="which address reaches build instances"):
+        read_options(bastion, "x86_64")
+    assert read_options({**bastion, "open_to": "10.0.1.5/32"}, "x86_64").bastion
+    assert read_options({**bastion, "security_groups": ["sg-1"]}, "x86_64").bastion
+
+
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1s", 1)])
 def test_lengths_of_time_are_seconds(text: str, seconds: float) -> None:
     assert re.match(AWS_SETTINGS["deadline"]["pattern"], text)

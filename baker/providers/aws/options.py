@@ -145,6 +145,13 @@ def read_options(settings: Mapping[str, Any], arch: str) -> Options:
         raise SettingsError(
             f'the tag "{reserved[0]}" is baker\'s own', hint="Name yours otherwise in tags of [aws]."
         )
+    if bastion and not settings.get("open_to") and not settings.get("security_groups"):
+        # Instances see the bastion's address, which cannot be found out from here.
+        raise SettingsError(
+            "with a bastion, it has to be said which address reaches build instances",
+            hint='Set in [aws] of baker.toml: open_to = "10.0.1.5/32" (the bastion\'s own in the VPC), or '
+            "security_groups.",
+        )
     return Options(
         instance_types=types or DEFAULT_TYPES[arch],
         spot=bool(settings.get("spot", False)),

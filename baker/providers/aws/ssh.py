@@ -341,10 +341,14 @@ def describe_command(access: Access, key_file: str, known_hosts: str, remote: st
         inner += ["-o", f"UserKnownHostsFile={known_hosts}", "-o", "StrictHostKeyChecking=yes"]
         if access.bastion.key_file:
             inner += ["-i", access.bastion.key_file]
-        argv += ["-o", f"ProxyCommand={shlex.join([*inner, f'{access.bastion.user}@{access.bastion.host}'])}"]
+        argv += [
+            "-o",
+            f"ProxyCommand={shlex.join([*inner, '--', f'{access.bastion.user}@{access.bastion.host}'])}",
+        ]
     if remote:
         argv.append("-t")
-    return [*argv, f"{access.user}@{access.address}", *([remote] if remote else [])]
+    # A user's name may come from a tag.
+    return [*argv, "--", f"{access.user}@{access.address}", *([remote] if remote else [])]
 
 
 def describe_known_hosts(access: Access) -> str:
