@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from baker.errors import CloudError
 from baker.model import Resource
+from baker.providers.aws.experience import Usual
 from baker.providers.aws.naming import Marks, bake_of, read_tags, tag_filter
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
@@ -136,6 +137,7 @@ def wait_for_images(
     *,
     seconds: float,
     cancel: threading.Event | None = None,
+    usual: Usual | None = None,
 ) -> dict[str, AmiImage]:
     """Wait until these AMIs (region to id) are all available.
 
@@ -173,7 +175,7 @@ def wait_for_images(
         return f"AMI {late} is still not available"
 
     hint = "Large volumes take their time: raise image_timeout of [aws]."
-    wait_for(ask, seconds=seconds, pace=LATER, what=what, hint=hint, cancel=cancel)
+    wait_for(ask, seconds=seconds, pace=LATER, what=what, hint=hint, cancel=cancel, usual=usual)
     return ready
 
 

@@ -238,7 +238,14 @@ def wait_for_address(
         return f"instance {instance_id} in {region} has no {kind} address"
 
     try:
-        return wait_for(ask, seconds=ADDRESS_SECONDS, pace=SOON, what=what, cancel=cancel)
+        return wait_for(
+            ask,
+            seconds=ADDRESS_SECONDS,
+            pace=SOON,
+            what=what,
+            cancel=cancel,
+            usual=aws.experience.of("address", region),
+        )
     except CloudError as error:
         if state != "running":
             error.hint = error.hint or "Try it again, in another zone or with another instance_type of [aws]."
@@ -287,6 +294,7 @@ def stop_instance(aws: AwsSession, instance: Instance, cancel: threading.Event |
         pace=SOON,
         what=lambda: f"instance {instance.id} in {instance.region} did not stop",
         cancel=cancel,
+        usual=aws.experience.of("stop", instance.region),
     )
 
 

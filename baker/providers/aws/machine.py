@@ -53,7 +53,7 @@ RETRY_SECONDS = 0.5
 LOGIN_SECONDS = 60.0
 """How long an instance that answers may go on refusing our key: cloud-init may still be at it."""
 
-LOOK_SECONDS = 15.0
+LOOK_SECONDS = 30.0
 """How often is asked, while nothing answers, whether the instance still runs."""
 
 KILL = """

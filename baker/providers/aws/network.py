@@ -190,6 +190,7 @@ def remove_security_group(aws: AwsSession, resource: Resource, known: Sequence[s
             pace=SOON,
             what=partial("something still uses the security group {} in {}".format, group, region),
             at_once=True,
+            usual=aws.experience.of("detachment", region),
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from baker.errors import CloudError, HostError, SourceError
 from baker.model import AmiSource, Artifact, Build, Recipe, Resource, Source
 from baker.providers.aws.distribution import label_image, share_image, spread_image
+from baker.providers.aws.experience import Experience
 from baker.providers.aws.images import (
     AmiImage,
     delete_image,
@@ -70,7 +71,7 @@ class AwsProvider:
     def __init__(
         self, home: Path, table: Mapping[str, Any], *, project: Path | None = None, actor: str = ""
     ) -> None:
-        self.aws = AwsSession(table)
+        self.aws = AwsSession(table, Experience(home / "aws" / "waits.json"))
         self.project = project
         self._home = home
         self._table = table
@@ -205,7 +206,11 @@ class AwsProvider:
                     machine.require_running()
                 raise
         image = wait_for_images(
-            self.aws, {region: image_id}, seconds=options.image_seconds, cancel=teardown.cancel
+            self.aws,
+            {region: image_id},
+            seconds=options.image_seconds,
+            cancel=teardown.cancel,
+            usual=self.aws.experience.of("image", region),
         )[region]
         require_imds_v2(self.aws, region, image)
         self._launcher.images[region, image.id] = image

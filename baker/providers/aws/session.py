@@ -21,6 +21,7 @@ from botocore.parsers import ResponseParserError
 from botocore.session import Session as CoreSession
 
 from baker.errors import SettingsError
+from baker.providers.aws.experience import Experience
 from baker.providers.aws.options import parse_seconds
 from baker.providers.aws.refusals import NO_CAPACITY, explain
 
@@ -35,9 +36,11 @@ class AwsSession:
     """What is configured about access, as clients. Thread-safe; makes no call by itself.
 
     ``table`` is [aws] of baker.toml: ``profile``, ``role``, ``external_id``, ``request_timeout``, ``region``.
+    ``experience`` is what is known of how long AWS takes.
     """
 
-    def __init__(self, table: Mapping[str, Any]) -> None:
+    def __init__(self, table: Mapping[str, Any], experience: Experience | None = None) -> None:
+        self.experience = experience or Experience()
         self._table = table
         self._clients: dict[tuple[str, str], Any] = {}
         self._lock = threading.RLock()

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from baker.errors import CloudError, Interrupted
+from baker.providers.aws.experience import Usual
 
 Found = TypeVar("Found")
 
 GROWTH = 1.5
 JITTER = 0.2
 """So much of each pause is by chance: many bakes never ask in step."""
+
+CLOSE = 0.02
+"""Looks follow no closer upon one another than this part of what the wait takes usually."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,20 +47,34 @@ def wait_for(
     cancel: threading.Event | None = None,
     clock: Callable[[], float] = time.monotonic,
     at_once: bool = False,
+    usual: Usual | None = None,
 ) -> Found:
-    """What ``ask`` answers once that is not None. ``at_once`` asks before the first pause.
+    """What ``ask`` answers once that is not None. ``at_once`` asks before the first pause. Where it is known
+    how long this takes usually, the first pause is as long as that; and it is learnt.
 
     Raises CloudError with ``what`` and ``hint`` after ``seconds``, Interrupted soon after ``cancel`` is set,
     and whatever ``ask`` raises.
     """
     cancel = cancel or threading.Event()
-    deadline = clock() + seconds
-    pause = 0.0 if at_once else pace.first
+    started = clock()
+    deadline = started + seconds
+    due = min(usual.seconds, seconds) if usual is not None else 0.0
+    shortest = max(pace.first, due * CLOSE)
+    pause = 0.0 if at_once else max(pace.first, due)
+    looks = 0
     while True:
-        if pause and cancel.wait(pause * random.uniform(1 - JITTER, 1 + JITTER)):
+        learnt = looks == 0 and pause == due > 0.0
+        vary = random.uniform(1.0, 1 + CLOSE) if learnt else random.uniform(1 - JITTER, 1 + JITTER)
+        if pause and cancel.wait(pause * vary):
             raise Interrupted("interrupted")
         if (found := ask()) is not None:
+            if usual is not None and pause:
+                usual.note(clock() - started, at_first_look=learnt)
             return found
         if clock() >= deadline:
             raise CloudError(f"{what()} after {seconds:.0f} s", hint=hint)
-        pause = min(max(pause * GROWTH, pace.first), pace.longest)
+        if pause == 0.0:
+            pause = max(pace.first, due)
+            continue
+        pause = shortest if learnt else min(max(pause * GROWTH, shortest), pace.longest)
+        looks += 1
