@@ -56,6 +56,17 @@ def list_images(lab: Lab, baking: Baking) -> list[str]:
 # --- all regions or none --------------------------------------------------------------------------
 
 
+def test_an_ami_that_somebody_deregistered_is_not_waited_for(lab: Lab, tmp_path: Path) -> None:
+    baking = start(lab, tmp_path, image_timeout="2s")
+    build = baking.bake()
+    lab.client("ec2").deregister_image(ImageId=build.artifacts[0].id)
+
+    with pytest.raises(CloudError, match="in eu-west-1 is gone") as raised:
+        baking.distribute(build, baking.settings)
+
+    assert "baker bake --force" in str(raised.value.hint)
+
+
 def test_a_build_gets_an_ami_in_every_region(lab: Lab, tmp_path: Path) -> None:
     baking = start(lab, tmp_path, regions=[FRANKFURT, OHIO], tags={"team": "web"})
 

@@ -44,7 +44,7 @@ def spread_image(
     for region in wanted.regions:
         if region != source.store:
             ids[region] = _copy(aws, source, name, region, wanted, marks, teardown)
-    images = wait_for_images(aws, ids, seconds=seconds, cancel=teardown.cancel)
+    images = wait_for_images(aws, ids, seconds=seconds, cancel=teardown.cancel, seen_in=[source.store])
     for region, image in images.items():
         require_imds_v2(aws, region, image)
     return images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -138,13 +138,14 @@ def wait_for_images(
     seconds: float,
     cancel: threading.Event | None = None,
     usual: Usual | None = None,
+    seen_in: Iterable[str] = (),
 ) -> dict[str, AmiImage]:
-    """Wait until these AMIs (region to id) are all available.
+    """Wait until these AMIs (region to id) are all available. Those ``seen_in`` a region were there before.
 
     Raises CloudError for one that failed or vanished, or when the time is over; naming it.
     """
     ready: dict[str, AmiImage] = {}
-    seen: set[str] = set()
+    seen = set(seen_in)
 
     def ask() -> bool | None:
         for region, image_id in wanted.items():
@@ -155,7 +156,7 @@ def wait_for_images(
                 if region in seen:  # a new one may stay unseen for a moment
                     raise CloudError(
                         f"AMI {image_id} in {region} is gone",
-                        hint="Somebody deregistered it while it was made. Try it again.",
+                        hint="Somebody deregistered it. Try it again, or bake anew: baker bake --force",
                     )
                 continue
             seen.add(region)

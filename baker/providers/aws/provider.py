@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from baker.errors import CloudError, HostError, SourceError
+from baker.errors import BakerError, CloudError, HostError, SourceError
 from baker.model import AmiSource, Artifact, Build, Recipe, Resource, Source
 from baker.providers.aws.distribution import label_image, share_image, spread_image
 from baker.providers.aws.experience import Experience
@@ -311,7 +311,14 @@ class AwsProvider:
         return artifact.id in seen[1]
 
     def reaches(self, artifact: Artifact) -> bool:
-        return artifact.target == self.target
+        """Not with credentials of another account, to which the AMI looks as if it were gone."""
+        if artifact.target != self.target:
+            return False
+        owner = artifact.details.get("owner")
+        try:
+            return owner is None or owner == self.aws.account
+        except BakerError:
+            return True  # whoever goes on to ask for it hears why nobody answers
 
     def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
         return find_uses(self.aws, artifacts)

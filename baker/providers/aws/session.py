@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -56,6 +57,11 @@ class AwsSession:
                 "no AWS region is set", hint='Set it: [aws] region = "eu-west-1" in baker.toml, or AWS_REGION'
             )
         return str(configured)
+
+    @functools.cached_property
+    def account(self) -> str:
+        """The number of the account that is used; asking takes no right. Raises Refused."""
+        return str(self.call("sts", self.region, "get_caller_identity")["Account"])
 
     @property
     def has_credentials(self) -> bool:
