@@ -121,7 +121,7 @@ def find_leaks(site: Site) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     with Catalog.open(f"sqlite:///{site.home}/catalog.db", actor="tester") as catalog:
         images = [image for image in catalog.images() if image.status is not ImageStatus.DELETED]
-    builds = [build for image in images for build in image.builds]
+    builds = [build for image in images for build in image.builds if build.target == "aws"]
     held = {build.id for build in builds}
     wanted = {(artifact.store, artifact.id) for build in builds for artifact in build.artifacts}
     there = set()
