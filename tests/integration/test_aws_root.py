@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from baker.providers.aws.machine import AS_ROOT, write_line
+from baker.providers.aws.machine import AS_ROOT, SHOWN, shorten_command, write_line
 from tests.aws import Baking, assert_nothing_left, make_provider, quick_lab
 
 SECRET = "hunter2"
@@ -68,3 +68,19 @@ def test_no_command_line_that_a_user_who_is_not_root_sends_holds_what_is_run(tmp
         assert f"TOKEN={SECRET} true" in command
         assert rest == b"the rest"
         assert_nothing_left(lab, baking)
+
+
+@pytest.mark.parametrize("before", range(SHOWN - 40, SHOWN + 1, 4))
+def test_a_message_never_holds_a_part_of_a_word_of_a_command(before: int) -> None:
+    """The whole secret would be taken out of it afterwards, a part of it not."""
+    secret = "s3cr3t" * 5
+    script = f"{'x ' * (before // 2)}TOKEN={secret} {'y ' * 100}"
+
+    shown = shorten_command(["sh", "-c", script])
+
+    assert len(shown) <= SHOWN + 2
+    assert secret in shown or "s3cr" not in shown
+
+
+def test_a_short_command_is_told_whole() -> None:
+    assert shorten_command(["cat", "two words"]) == "cat 'two words'"

@@ -49,6 +49,9 @@ COOKIE = "BAKER_COMMAND"
 """Marks in the environment whatever a command starts, so that a time-out ends all of it."""
 
 MAX_OUTPUT = 256 << 20
+SHOWN = 200
+"""Characters of a command in a message."""
+
 RETRY_SECONDS = 0.5
 LOGIN_SECONDS = 60.0
 """How long an instance that answers may go on refusing our key: cloud-init may still be at it."""
@@ -193,7 +196,7 @@ class AwsMachine:
         connection = self._connected()
         cookie = f"{COOKIE}={secrets.token_hex(8)}"
         command, told = self._command(argv, {**(env or {}), COOKIE: cookie.partition("=")[2]})
-        shown = shlex.join(argv)[:200]
+        shown = shorten_command(argv)
         try:
             done = connection.run(
                 command,
@@ -293,6 +296,12 @@ class AwsMachine:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+def shorten_command(argv: Sequence[str]) -> str:
+    """For a message. Cut between words: a part of a secret would not be known as one."""
+    text = shlex.join(argv)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN].rpartition(' ')[0]} …"
 
 
 def describe_environment(env: Mapping[str, str]) -> list[str]:
