@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ class Database:
         newer than this code, or reading alone cannot make it or bring it up to date.
         """
         self._path: Path | None = None
+        self._turn = threading.Lock()
+        self._lock_seconds = lock_seconds
         if url.startswith(SQLITE):
             if url == SQLITE:
                 raise CatalogError("the address of the catalog names no file", hint=URL_HINT)
@@ -112,8 +115,24 @@ class Database:
         if self._read_only:
             raise CatalogError(f"the catalog {self.description} was opened for reading only")
         options = {"catalog_begin": "BEGIN IMMEDIATE", "catalog_synchronous": "FULL" if durable else "NORMAL"}
-        with self._connect(options) as connection:
+        with self._in_turn(), self._connect(options) as connection:
             return change(connection)
+
+    @contextmanager
+    def _in_turn(self) -> Iterator[None]:
+        """One thread of this process after the other, where the database cannot have it so.
+
+        SQLite has those who wait ask again and again, and one of hundreds may never be lucky.
+        """
+        if self._path is None:
+            yield
+            return
+        taken = self._turn.acquire(timeout=self._lock_seconds)
+        try:
+            yield  # without its turn it waits as other processes do
+        finally:
+            if taken:
+                self._turn.release()
 
     @contextmanager
     def _connect(self, options: Mapping[str, Any]) -> Iterator[Connection]:
