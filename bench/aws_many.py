@@ -34,7 +34,7 @@ AIM_BYTES, AIM_SECONDS = 15 << 20, 1.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
     """One run. Memory and processor are the baker process's alone, without the sandboxes that it starts;
-    ``idle_bytes`` are those of a baker that has found everything unchanged."""
+    ``idle_bytes`` are those of a baker that only plans."""
 
     bakes: int
     jobs: int
@@ -94,10 +94,12 @@ def measure(bakes: int, jobs: int, *, faults: bool) -> Measured:
             run = Run(["bake", "--jobs", str(jobs), "--json"], folder, variables)
             here.send("tell")
             calls, held = here.recv()
-            done = json.loads(run.stdout)["bakes"] if run.stdout else []
+            if not run.stdout:
+                raise RuntimeError(f"baker ended without a result:\n{run.stderr[-4000:]}")
+            done = json.loads(run.stdout)["bakes"]
             for failed in [one for one in done if one["outcome"] != "baked"][:5]:
                 print(f"{failed['recipe']}: {failed['error']}", file=sys.stderr)
-            idle = Run(["bake", "--json"], folder, variables)
+            idle = Run(["plan", "--json"], folder, variables)
         baked = sum(one["outcome"] == "baked" for one in done)
         kinds = Counter(line.split()[1] for line in held)
         images = kinds.pop("image", 0), kinds.pop("snapshot", 0)
@@ -132,7 +134,7 @@ class Run:
 
     def __init__(self, arguments: Sequence[str], folder: Path, variables: dict[str, str]) -> None:
         self.peak_bytes = 0
-        with tempfile.TemporaryFile() as out:
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
             started = time.monotonic()
             process = subprocess.Popen(
                 [Path(sys.executable).with_name("baker"), *arguments],
@@ -140,7 +142,7 @@ class Run:
                 env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
-                stderr=subprocess.DEVNULL,
+                stderr=err,
             )
             while os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 self.peak_bytes = max(self.peak_bytes, read_peak(process.pid))
@@ -150,7 +152,8 @@ class Run:
             process.wait()
             self.seconds = time.monotonic() - started
             out.seek(0)
-            self.stdout = out.read().decode()
+            err.seek(0)
+            self.stdout, self.stderr = out.read().decode(), err.read().decode()
 
 
 def read_peak(pid: int) -> int:
