@@ -121,6 +121,15 @@ def test_image_that_cannot_be_copied_stays_registered_until_it_is_everywhere(
     assert len(calls_of(site.lab, "RunInstances")) == launched, "it was only distributed"
 
 
+def test_image_that_fails_its_test_is_not_registered_and_leaves_nothing(site: Site) -> None:
+    site.write("recipes/probe/test_image.py", "def test_it(host):\n    assert host.run('true').rc == 1\n")
+    done = site.run("bake", status=1)
+    assert "test_it" in done.stderr
+    assert "no image" in site.run("image", "show", "probe", status=2).stderr
+    assert len(calls_of(site.lab, "RunInstances")) == 2, "it was tested on a fresh instance"
+    assert site.lab.holdings() == []
+
+
 def test_interrupted_bake_cleans_up_and_ends_with_130(site: Site) -> None:
     site.recipe("probe", deploy=BLOCKING)
     reached, release = threading.Event(), threading.Event()
