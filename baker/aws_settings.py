@@ -8,7 +8,7 @@ from baker.toml_file import Schema
 
 _REGION: Schema = {
     "type": "string",
-    "pattern": r"^[a-z]{2}(-[a-z]+)+-[0-9]+$",
+    "pattern": r"^[a-z]{2,4}(-[a-z]+)+-[0-9]+$",
     "title": "a region (eu-west-1)",
 }
 _TEXT: Schema = {"type": "string", "pattern": r"^[^\n]+$", "title": "text"}
@@ -97,7 +97,7 @@ AWS_SETTINGS: Mapping[str, Schema] = {
     },
     "zone": {
         "type": "string",
-        "pattern": r"^[a-z]{2}(-[a-z0-9]+)+$",
+        "pattern": r"^[a-z]{2,4}(-[a-z0-9]+)+$",
         "title": 'an availability zone ("eu-west-1a")',
         "description": "Where instances run, and narrows subnet",
     },

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -42,7 +43,7 @@ from baker.progress import BakeStarted, Note, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
 from baker.settings import target_settings
 from baker.sidecar import format_wanted
-from baker.teardown import Teardown, describe_resource
+from baker.teardown import MACHINES, Teardown, describe_resource
 
 
 def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
@@ -294,6 +295,7 @@ def verify(bake: Bake, build: Build) -> str:
         f"{bake.id}-verify", recipe.name, build.artifacts[0], bake.teardown, settings
     )
     if not recipe.image_tests:
+        end_machine(bake, machine)
         return "it boots; the recipe has no image tests"
     report = run_image_tests(
         recipe,
@@ -306,8 +308,18 @@ def verify(bake: Bake, build: Build) -> str:
         hidden=hidden,
         standby=bake.standby,
     )
+    end_machine(bake, machine)
     passed = sum(test.outcome == "passed" for test in report.tests)
     return f"{count(passed, 'image test')} passed"
+
+
+def end_machine(bake: Bake, machine: Machine) -> None:
+    """It has done its work, and a cloud takes its time to end it. If that fails, teardown tries again."""
+    bake.machine = None
+    for resource in bake.teardown.resources:
+        if resource.kind in MACHINES and resource.id == machine.name:
+            with contextlib.suppress(BakerError, OSError):
+                bake.teardown.undo(resource)
 
 
 def verify_again(bake: Bake, build: Build) -> None:

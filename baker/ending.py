@@ -16,10 +16,7 @@ from baker.model import BakeResult, Build, Image, Outcome, Stage
 from baker.plan import Action, describe_reasons
 from baker.progress import BakeEnded
 from baker.sweep import KEPT
-from baker.teardown import LeftBehind, describe_resource
-
-MACHINES = ("machine", "instance")
-"""The kinds of resources that a shell can be opened in."""
+from baker.teardown import MACHINES, LeftBehind, describe_resource
 
 
 def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnded:

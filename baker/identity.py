@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,6 +109,25 @@ def _open_to_lock(path: Path) -> IO[str]:
 def host_name() -> str:
     """How this host is named in provenance and stores."""
     return socket.gethostname()
+
+
+def store_name(home: Path) -> str:
+    """Names this BAKER_HOME at a provider that others use as well.
+
+    Host and folder, and a mark of its own: two hosts may have one name. Raises HostError.
+    """
+    path = home / "store-id"
+    try:
+        if not path.exists():
+            home.mkdir(parents=True, exist_ok=True)
+            new = home / f".store-id.{os.getpid()}.{threading.get_native_id()}"
+            new.write_text(os.urandom(4).hex())
+            with contextlib.suppress(FileExistsError):  # somebody else was first
+                os.link(new, path)
+            new.unlink()
+        return f"{host_name()}:{home}#{path.read_text().strip()}"
+    except OSError as error:
+        raise HostError(f"{path} cannot be made: {error.strerror}", hint=OWN_HOME) from error
 
 
 def baker_version() -> str:

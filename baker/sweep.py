@@ -30,13 +30,11 @@ from baker.log import pack_log
 from baker.model import Artifact, BakeRecord, Build, Image, ImageStatus, Outcome, Resource
 from baker.providers.protocol import Provider
 from baker.sidecar import format_wanted
-from baker.teardown import Teardown
+from baker.teardown import MACHINES, Teardown
 
 BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 CAPTURE = "capture"
 """The kind of a resource that becomes an artifact; all others are temporary."""
-MACHINES = ("machine", "instance")
-"""The kinds of those that run."""
 KEPT = "kept"
 """In the ledger's details of what was left on purpose, for those who sweep elsewhere."""
 ABANDONED = timedelta(days=1)
@@ -169,7 +167,7 @@ class Judge:
             return False
         record = self._find_record(owner)
         if record is None:
-            ours = not resource.place or resource.details.get("store") == store_name(self.home)
+            ours = not resource.place or resource.details.get("store") == identity.store_name(self.home)
             return resource.kind != CAPTURE and (ours or self._is_over(resource))
         if is_of_store(record, self.home):
             return True
@@ -191,11 +189,6 @@ class Judge:
         except (KeyError, ValueError):
             return False
         return (deadline if deadline.tzinfo else deadline.replace(tzinfo=UTC)) < self.now
-
-
-def store_name(home: Path) -> str:
-    """How the bakes of this host and BAKER_HOME are marked at a provider that others use as well."""
-    return f"{identity.host_name()}:{home}"
 
 
 def find_unfinished(

@@ -17,6 +17,9 @@ from typing import Protocol
 
 from baker.model import LedgerEntry, Resource
 
+MACHINES = ("machine", "instance")
+"""The kinds of resources that run."""
+
 
 class Ledger(Protocol):
     """Where resources are written down. The catalog implements it. Every call is durable when it returns."""

@@ -16,7 +16,7 @@ from botocore.loaders import create_loader
 
 from baker import identity
 from baker.model import AmiSource, Artifact, Build, LedgerEntry, Recipe, Resource
-from baker.providers.aws import images, instances, machine, network, parameters, session, waiting
+from baker.providers.aws import machine, network, parameters, session, waiting
 from baker.providers.aws.machine import AwsMachine
 from baker.providers.aws.provider import AwsProvider
 from baker.providers.protocol import Captured, ResolvedSource
@@ -102,9 +102,7 @@ def quick_waits() -> Iterator[None]:
     """AWS is asked every few milliseconds, and what may be late for a few seconds for a moment."""
     paces = [(pace, pace.first, pace.longest) for pace in (waiting.SOON, waiting.LATER)]
     numbers = [
-        (images, "LOOK_UP_SECONDS", 0.1),
-        (instances, "LOOK_UP_SECONDS", 0.1),
-        (network, "LOOK_UP_SECONDS", 0.1),
+        (waiting, "LOOK_UP_SECONDS", 0.1),
         (network, "DETACH_SECONDS", 3.0),
         (machine, "RETRY_SECONDS", 0.02),
         (machine, "LOOK_SECONDS", 0.2),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from baker import identity
 from baker.errors import CloudError, HostError
 from baker.model import Artifact, Resource
 from baker.providers.aws.provider import AwsProvider
@@ -251,9 +252,10 @@ def test_a_deletion_whose_answer_gets_lost_is_done(
 
 
 def test_a_snapshot_that_another_ami_uses_stays(lab: Lab, provider: AwsProvider, artifact: Artifact) -> None:
-    lab.faults.add(Fault(action="DeleteSnapshot", kind="refuse", code="InvalidSnapshot.InUse"))
+    lab.faults.add(Fault(action="DeleteSnapshot", kind="refuse", code="InvalidSnapshot.InUse", times=1000))
 
     provider.delete(artifact)
+    lab.faults.clear()
 
     assert any(artifact.details["snapshots"][0] in line for line in lab.holdings())
     lab.client("ec2").delete_snapshot(SnapshotId=artifact.details["snapshots"][0])
@@ -275,19 +277,21 @@ def find_leftovers(provider: AwsProvider, baking: Baking) -> list[Resource]:
 def test_leftovers_tell_what_a_bake_has_whose_it_is_and_until_when(lab: Lab, tmp_path: Path) -> None:
     provider = make_provider(lab, tmp_path, regions=[FRANKFURT])
     baking = Baking(provider)
-    baking.distribute(baking.register())
+    build = baking.distribute(baking.register())
+    verifying = f"{baking.id}-verify"
+    provider.start(verifying, "base", build.artifacts[0], baking.teardown, baking.settings)
 
     found = find_leftovers(make_provider(lab, tmp_path), baking)
 
     assert {(resource.kind, resource.id, resource.place) for resource in found} == {
-        ("instance", baking.id, lab.region),
+        ("instance", verifying, lab.region),
         ("security-group", baking.id, lab.region),
         ("capture", baking.id, lab.region),
         ("capture", baking.id, FRANKFURT),
     }
     for resource in found:
         assert resource.provider == "aws"
-        assert resource.details["store"].endswith(f":{tmp_path}")
+        assert resource.details["store"] == identity.store_name(tmp_path)
         assert resource.details["deadline"]
     for resource in found:
         provider.remove(resource)

@@ -140,6 +140,7 @@ def sweep(provider: AwsProvider, query: Mapping[str, str]) -> None:
     captured = baking.capture()
     registered = make_build("base", "aws", "x86_64", id=baking.id, artifacts=(captured.artifact,))
     provider.distribute(registered, {"version": "3"}, baking.teardown)
+    provider.start(f"{baking.id}-verify", "base", captured.artifact, baking.teardown, baking.settings)
     left = provider.leftovers()
     assert {resource.kind for resource in left} >= {"instance", "capture"}
     for resource in sorted(left, key=order_of_removal):

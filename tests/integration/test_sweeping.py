@@ -13,8 +13,9 @@ import pytest
 from baker import identity
 from baker.catalog import Catalog
 from baker.errors import CloudError
+from baker.identity import store_name
 from baker.model import Artifact, ImageStatus, Outcome, Resource
-from baker.sweep import Swept, store_name, sweep_dead_bakes
+from baker.sweep import Swept, sweep_dead_bakes
 from baker.teardown import Teardown
 from tests.factories import make_artifact, make_build, make_image
 
@@ -333,3 +334,10 @@ def test_copy_that_a_failing_distribution_made_is_removed_and_the_image_stays_to
     assert catalog.open_entries() == []
     cloud.down = False
     assert [str(image.status) for image in sweep(catalog, cloud, home).finished] == ["available"]
+
+
+def test_a_store_keeps_its_name_and_shares_it_with_no_other(home: Path) -> None:
+    name = store_name(home)
+    assert store_name(home) == name
+    (home / "store-id").unlink()  # a host of the same name, with the same folder
+    assert store_name(home) != name

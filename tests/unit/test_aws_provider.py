@@ -36,6 +36,7 @@ from baker.providers.aws.options import (
     read_distribution,
     read_options,
     read_user_data,
+    require_sensible_keys,
 )
 from baker.providers.aws.parameters import name_parameter
 from baker.providers.aws.refusals import explain
@@ -392,3 +393,14 @@ def test_an_error_that_nobody_expects_says_call_region_and_code() -> None:
 
     assert str(error) == "ec2:RunInstances in eu-west-1: said (SomethingNew)"
     assert (error.code, error.action, error.region) == ("SomethingNew", "ec2:RunInstances", "eu-west-1")
+
+
+@pytest.mark.parametrize(
+    ("region", "told"),
+    [("eu-west-1", "root_volume"), ("us-east-1", "Add it to regions")],
+)
+def test_key_that_would_encrypt_nothing_is_refused(region: str, told: str) -> None:
+    distribution = Distribution(regions=("eu-central-1",), kms_keys={region: "alias/images"})
+    with pytest.raises(SettingsError) as raised:
+        require_sensible_keys(distribution, "eu-west-1")
+    assert told in str(raised.value.hint)

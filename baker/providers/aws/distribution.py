@@ -44,7 +44,14 @@ def spread_image(
     for region in wanted.regions:
         if region != source.store:
             ids[region] = _copy(aws, source, name, region, wanted, marks, teardown)
-    images = wait_for_images(aws, ids, seconds=seconds, cancel=teardown.cancel, seen_in=[source.store])
+    images = wait_for_images(
+        aws,
+        ids,
+        seconds=seconds,
+        cancel=teardown.cancel,
+        seen_in=[source.store],
+        at_once=len(ids) == 1,  # nothing was copied: it is there
+    )
     for region, image in images.items():
         require_imds_v2(aws, region, image)
     return images

@@ -16,7 +16,7 @@ KEPT = 3
 LEAD = 0.97
 """The first look comes after this part of the shortest time."""
 
-EARLIER = 0.95
+EARLIER = 0.8
 """What was there at the first look had been there before: it is remembered as having taken less."""
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 from baker.errors import CloudError
 from baker.model import Resource
@@ -13,13 +14,9 @@ from baker.providers.aws.experience import Usual
 from baker.providers.aws.naming import Marks, bake_of, read_tags, tag_filter
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
-from baker.providers.aws.waiting import LATER, SOON, wait_for
-
-Found = TypeVar("Found")
+from baker.providers.aws.waiting import LATER, look_for, wait_for
 
 DESCRIPTION_LENGTH = 255
-LOOK_UP_SECONDS = 5.0
-"""For how long an AMI may stay unseen although it was asked for and the answer was lost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,17 +92,7 @@ def find_image_named(aws: AwsSession, region: str, name: str, bake: str) -> AmiI
 
 def look_up_named(aws: AwsSession, region: str, name: str, bake: str) -> AmiImage | None:
     """As ``find_image_named``, for one that may have been asked for a moment ago."""
-    return _look_up(lambda: find_image_named(aws, region, name, bake))
-
-
-def _look_up(find: Callable[[], Found | None]) -> Found | None:
-    """What is found within a moment."""
-    try:
-        return wait_for(find, seconds=LOOK_UP_SECONDS, pace=SOON, what=lambda: "not seen", at_once=True)
-    except Refused:
-        raise
-    except CloudError:
-        return None
+    return look_for(lambda: find_image_named(aws, region, name, bake))
 
 
 def make_image(
@@ -139,8 +126,10 @@ def wait_for_images(
     cancel: threading.Event | None = None,
     usual: Usual | None = None,
     seen_in: Iterable[str] = (),
+    at_once: bool = False,
 ) -> dict[str, AmiImage]:
     """Wait until these AMIs (region to id) are all available. Those ``seen_in`` a region were there before.
+    ``at_once`` looks before the first pause.
 
     Raises CloudError for one that failed or vanished, or when the time is over; naming it.
     """
@@ -176,7 +165,9 @@ def wait_for_images(
         return f"AMI {late} is still not available"
 
     hint = "Large volumes take their time: raise image_timeout of [aws]."
-    wait_for(ask, seconds=seconds, pace=LATER, what=what, hint=hint, cancel=cancel, usual=usual)
+    wait_for(
+        ask, seconds=seconds, pace=LATER, what=what, hint=hint, cancel=cancel, usual=usual, at_once=at_once
+    )
     return ready
 
 
@@ -197,7 +188,7 @@ def remove_images(aws: AwsSession, resource: Resource, *, lost: bool = False) ->
     region, bake = resource.place, bake_of(resource.id)
     images = find_images(aws, region, bake)
     if lost and not images:
-        images = _look_up(lambda: find_images(aws, region, bake) or None) or []
+        images = look_for(lambda: find_images(aws, region, bake) or None) or []
     for image in images:
         delete_image(aws, region, image.id, image.snapshots)
     delete_snapshots(aws, region, find_snapshots(aws, region, bake))
@@ -228,8 +219,17 @@ def delete_image(aws: AwsSession, region: str, image_id: str, snapshots: Sequenc
 def delete_snapshots(aws: AwsSession, region: str, snapshots: Sequence[str]) -> None:
     """Those that another AMI uses stay: that is not ours to break."""
     for snapshot in snapshots:
-        try:
-            aws.ec2(region, "delete_snapshot", SnapshotId=snapshot)
-        except Refused as error:
-            if not error.says_absent and error.code != "InvalidSnapshot.InUse":
-                raise
+        # Its own AMI may count for a moment longer.
+        look_for(partial(_delete_snapshot, aws, region, snapshot))
+
+
+def _delete_snapshot(aws: AwsSession, region: str, snapshot: str) -> bool | None:
+    """None while an AMI uses it."""
+    try:
+        aws.ec2(region, "delete_snapshot", SnapshotId=snapshot)
+    except Refused as error:
+        if error.code == "InvalidSnapshot.InUse":
+            return None
+        if not error.says_absent:
+            raise
+    return True

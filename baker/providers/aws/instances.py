@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,14 +16,11 @@ from baker.providers.aws.network import SEEN_SECONDS, Network
 from baker.providers.aws.options import Options
 from baker.providers.aws.refusals import NO_CAPACITY, Refused
 from baker.providers.aws.session import AwsSession
-from baker.providers.aws.waiting import SOON, wait_for
+from baker.providers.aws.waiting import SOON, look_for, wait_for
 from baker.teardown import Teardown
 
 ADDRESS_SECONDS = 300.0
 STOP_SECONDS = 900.0
-LOOK_UP_SECONDS = 5.0
-"""For how long an instance may stay unseen although it was asked for and the answer was lost."""
-
 CONSOLE_LINES = 15
 GONE = ("shutting-down", "terminated")
 RECLAIMED = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
@@ -56,8 +53,12 @@ class Instance:
     spot: bool
 
 
-def launch_instance(aws: AwsSession, region: str, order: Order, teardown: Teardown) -> Instance:
+def launch_instance(
+    aws: AwsSession, region: str, order: Order, teardown: Teardown, *, forget: Callable[[], None]
+) -> Instance:
     """Launch, with fall-back on lacking capacity, and wait until it has an address.
+
+    ``forget`` is called when ``teardown`` ends the instance.
 
     Raises CloudError where no type and market has capacity, MachineError for one that ends by itself.
     """
@@ -66,6 +67,7 @@ def launch_instance(aws: AwsSession, region: str, order: Order, teardown: Teardo
     refused = False
 
     def undo() -> None:
+        forget()
         if not refused:
             remove_instance(aws, resource, known)
 
@@ -294,7 +296,7 @@ def stop_instance(aws: AwsSession, instance: Instance, cancel: threading.Event |
         pace=SOON,
         what=lambda: f"instance {instance.id} in {instance.region} did not stop",
         cancel=cancel,
-        usual=aws.experience.of("stop", instance.region),
+        usual=aws.experience.of(f"stop {instance.type}", instance.region),
     )
 
 
@@ -305,18 +307,9 @@ def remove_instance(aws: AwsSession, resource: Resource, known: Sequence[str] = 
     since it may not be known everywhere yet. So is, without one, a launch whose answer was lost.
     """
     region = resource.place
-    ids = list(known) or find_instances(aws, region, resource.id)
+    ids = list(known) or look_for(lambda: find_instances(aws, region, resource.id) or None)
     if not ids:
-
-        def ask() -> list[str] | None:
-            return find_instances(aws, region, resource.id) or None
-
-        try:
-            ids = wait_for(ask, seconds=LOOK_UP_SECONDS, pace=SOON, what=lambda: "not seen")
-        except Refused:
-            raise
-        except CloudError:
-            return  # never launched
+        return  # never launched
 
     def terminate() -> bool | None:
         try:
@@ -327,12 +320,7 @@ def remove_instance(aws: AwsSession, resource: Resource, known: Sequence[str] = 
             return None if known else True
         return True
 
-    try:
-        wait_for(terminate, seconds=LOOK_UP_SECONDS, pace=SOON, what=lambda: "not seen", at_once=True)
-    except Refused:
-        raise
-    except CloudError:
-        return  # gone long ago
+    look_for(terminate)  # where it is not seen it is gone, long ago
 
 
 def find_instances(aws: AwsSession, region: str, machine: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from baker import identity
@@ -39,7 +40,6 @@ class Launcher:
         self.images: dict[tuple[str, str], AmiImage] = {}
         self._aws = aws
         self._home = home
-        self._store = f"{identity.host_name()}:{home}"
         self._actor = actor
         self._lock = threading.Lock()
         self._launches: Counter[str] = Counter()
@@ -79,7 +79,7 @@ class Launcher:
             marks=marks,
             spot=options.spot and marks.bake not in self._reclaimed,
         )
-        instance = launch_instance(self._aws, region, order, teardown)
+        instance = launch_instance(self._aws, region, order, teardown, forget=partial(self._forget, name))
         access = Access(
             address=instance.address,
             port=options.ssh_port,
@@ -102,11 +102,16 @@ class Launcher:
         parse_readiness(ask(machine, build_readiness_script(READY_SECONDS), READY_SECONDS + SCRIPT_SECONDS))
         return machine
 
+    def _forget(self, name: str) -> None:
+        """Let go of a machine that ends."""
+        if machine := self.machines.pop(name, None):
+            machine.disconnect()
+
     def marks(self, name: str, recipe: str, options: Options) -> Marks:
         return Marks.of(
             name,
             recipe,
-            store=self._store,
+            store=identity.store_name(self._home),
             actor=self._actor,
             # Some time for what comes after the instances: AMIs, copies.
             seconds=options.deadline_seconds + options.image_seconds,

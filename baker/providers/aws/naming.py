@@ -3,7 +3,7 @@
 ========================  ==================================================================================
 ``baker:bake``            the id of the bake that made it
 ``baker:recipe``
-``baker:store``           HOST:BAKER_HOME that baked: who may tell whether the bake still lives
+``baker:store``           which BAKER_HOME baked (``identity.store_name``): it can tell whether the bake lives
 ``baker:actor``
 ``baker:deadline``        after this time (ISO 8601, UTC) nothing of the bake can be alive
 ``baker:machine``         of an instance: BAKE or BAKE-verify

@@ -16,13 +16,10 @@ from baker.providers.aws.naming import Marks, bake_of, group_name, read_tags
 from baker.providers.aws.options import Options
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
-from baker.providers.aws.waiting import SOON, wait_for
+from baker.providers.aws.waiting import SOON, look_for, wait_for
 from baker.teardown import Teardown
 
 CALLER_ADDRESS = "https://checkip.amazonaws.com"
-LOOK_UP_SECONDS = 5.0
-"""For how long a group may stay unseen although it was asked for and the answer was lost."""
-
 SEEN_SECONDS = 15.0
 """How long AWS may take until all of it knows a group that it made."""
 
@@ -158,19 +155,11 @@ def _create_group(aws: AwsSession, region: str, network: Network, marks: Marks) 
     except Refused as error:
         if error.code != "InvalidGroup.Duplicate":
             raise
-        try:  # made before, and the answer was lost
-            [group, *_] = wait_for(
-                lambda: find_security_groups(aws, region, marks.bake) or None,
-                seconds=LOOK_UP_SECONDS,
-                pace=SOON,
-                what=lambda: "not seen",
-                at_once=True,
-            )
-        except Refused:
+        # It was made before, and the answer was lost.
+        found = look_for(lambda: find_security_groups(aws, region, marks.bake) or None)
+        if found is None:
             raise
-        except CloudError:
-            raise error from None
-        return group
+        return found[0]
 
 
 def find_security_groups(aws: AwsSession, region: str, bake: str) -> list[str]:

@@ -190,6 +190,20 @@ def read_distribution(settings: Mapping[str, Any]) -> Distribution:
     )
 
 
+def require_sensible_keys(distribution: Distribution, region: str) -> None:
+    """Raises SettingsError for a key that would encrypt nothing, without anybody noticing."""
+    for place in distribution.kms_keys:
+        if place == region:
+            raise SettingsError(
+                f"kms_keys names a key for {region}, where the AMI is made and not copied",
+                hint='There the volume is encrypted from the launch on: root_volume = { kms_key = "…" }',
+            )
+        if place not in distribution.regions:
+            raise SettingsError(
+                f"kms_keys names a key for {place}, which gets no copy", hint="Add it to regions of [aws]."
+            )
+
+
 def read_archs(settings: Mapping[str, Any]) -> Sequence[str]:
     return tuple(dict.fromkeys(settings.get("archs", ()))) or ("x86_64",)
 

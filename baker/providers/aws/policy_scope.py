@@ -93,7 +93,7 @@ class Scope:
 
 
 def partition_of(region: str) -> str:
-    for beginning, partition in (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov")):
+    for beginning, partition in (("cn-", "aws-cn"), ("us-gov-", "aws-us-gov"), ("eusc-", "aws-eusc")):
         if region.startswith(beginning):
             return partition
     return "aws"

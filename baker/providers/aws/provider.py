@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shlex
 import shutil
@@ -46,6 +47,7 @@ from baker.providers.aws.options import (
     read_distribution,
     read_options,
     read_user_data,
+    require_sensible_keys,
 )
 from baker.providers.aws.parameters import point_parameters
 from baker.providers.aws.refusals import Refused
@@ -102,7 +104,9 @@ class AwsProvider:
         self, source: Source, parent: Build | None, settings: Mapping[str, Any], arch: str
     ) -> ResolvedSource:
         region = self._region(settings)
-        if data := read_user_data(read_options(settings, arch), self.project):
+        options = read_options(settings, arch)
+        require_sensible_keys(options.distribution, region)
+        if data := read_user_data(options, self.project):
             settings = {**settings, "user_data_digest": hashlib.sha256(data).hexdigest()}
         if isinstance(source, AmiSource):
             image = self._find_source(source, region, arch)
@@ -210,11 +214,15 @@ class AwsProvider:
             {region: image_id},
             seconds=options.image_seconds,
             cancel=teardown.cancel,
-            usual=self.aws.experience.of("image", region),
+            usual=self.aws.experience.of(f"image of {recipe}", region),
         )[region]
         require_imds_v2(self.aws, region, image)
         self._launcher.images[region, image.id] = image
         self._listed.pop(region, None)
+        for made in teardown.resources:
+            if made.kind == "instance" and made.id == machine.name:
+                with contextlib.suppress(CloudError):  # then it is teardown's
+                    teardown.undo(made)  # now: it takes its time to end
         artifact = describe_artifact(
             region,
             image,
@@ -324,10 +332,17 @@ class AwsProvider:
         return find_uses(self.aws, artifacts)
 
     def delete(self, *artifacts: Artifact, is_needed: IsNeeded = nobody_needs) -> None:
+        refusals: list[CloudError] = []
         for artifact in artifacts:
-            if not is_needed(artifact, [artifact.details["bake"]]):
+            if is_needed(artifact, [artifact.details["bake"]]):
+                continue
+            try:
                 delete_image(self.aws, artifact.store, artifact.id, artifact.details.get("snapshots", ()))
-                self._listed.pop(artifact.store, None)
+            except CloudError as error:  # the others go all the same
+                refusals.append(error)
+            self._listed.pop(artifact.store, None)
+        if refusals:
+            raise CloudError("; ".join(map(str, refusals)), hint=refusals[0].hint)
 
     def measure(self, *artifacts: Artifact) -> list[int]:
         return [artifact.size_bytes for artifact in artifacts]

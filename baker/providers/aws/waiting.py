@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from baker.errors import CloudError, Interrupted
 from baker.providers.aws.experience import Usual
+from baker.providers.aws.refusals import Refused
 
 Found = TypeVar("Found")
 
@@ -29,6 +30,9 @@ class Pace:
     first: float
     longest: float
 
+
+LOOK_UP_SECONDS = 5.0
+"""For how long something may stay unseen that was asked for a moment ago, or whose answer was lost."""
 
 SOON = Pace(first=0.5, longest=4.0)
 """For what takes seconds: an instance that starts or stops."""
@@ -78,3 +82,13 @@ def wait_for(
             continue
         pause = shortest if learnt else min(max(pause * GROWTH, shortest), pace.longest)
         looks += 1
+
+
+def look_for(ask: Callable[[], Found | None], *, at_once: bool = True) -> Found | None:
+    """What ``ask`` answers within a moment; None if nothing. Raises what it raises."""
+    try:
+        return wait_for(ask, seconds=LOOK_UP_SECONDS, pace=SOON, what=lambda: "not seen", at_once=at_once)
+    except Refused:
+        raise
+    except CloudError:
+        return None
