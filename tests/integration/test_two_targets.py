@@ -26,7 +26,7 @@ from baker.sweep import sweep_dead_bakes
 from baker.teardown import Teardown
 from tests.e2e.project import share_downloads
 
-pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("nothing_left_behind")]
+pytestmark = [pytest.mark.machine, pytest.mark.slow, pytest.mark.usefixtures("nothing_left_behind")]
 
 BASE = """
 from = "debian:trixie"
