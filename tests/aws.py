@@ -278,7 +278,17 @@ class Launched:
         return found[name[0].upper() + name[1:]]["Value"]
 
 
+def start_baking(lab: Lab, home: Path, **settings: Any) -> Baking:
+    return Baking(make_provider(lab, home, **settings))
+
+
 # --- looking at the account -----------------------------------------------------------------------
+
+
+def list_images(lab: Lab, baking: Baking) -> list[str]:
+    """The regions that hold an AMI of the bake."""
+    held = [line for line in lab.holdings() if f"baker:bake={baking.id}" in line]
+    return [line.split()[0] for line in held if " image " in line]
 
 
 def describe_image(lab: Lab, artifact: Artifact) -> dict[str, Any]:

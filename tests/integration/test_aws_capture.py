@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from baker.errors import CloudError, MachineReclaimed
 from tests.aws import (
-    Baking,
     assert_nothing_left,
     calls_of,
     describe_image,
-    make_provider,
-    quick_lab,
+    list_images,
     read_tags,
+    start_baking,
 )
 from tests.lab import Fault, ImageFault, Lab
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
-
-
-def start(lab: Lab, home: Path, **settings: Any) -> Baking:
-    return Baking(make_provider(lab, home, **settings))
-
-
-def list_images(lab: Lab, baking: Baking) -> list[str]:
-    """The regions that hold an AMI of the bake."""
-    held = [line for line in lab.holdings() if f"baker:bake={baking.id}" in line]
-    return [line.split()[0] for line in held if " image " in line]
 
 
 def test_the_ami_is_of_the_stopped_instance_and_tagged_with_its_snapshots_as_it_is_made(
     lab: Lab, tmp_path: Path
 ) -> None:
-    baking = start(lab, tmp_path, tags={"team": "web"})
+    baking = start_baking(lab, tmp_path, tags={"team": "web"})
 
     captured = baking.capture()
 
@@ -68,7 +42,7 @@ def test_the_ami_is_of_the_stopped_instance_and_tagged_with_its_snapshots_as_it_
 
 
 def test_the_amis_volumes_are_as_configured(lab: Lab, tmp_path: Path) -> None:
-    baking = start(
+    baking = start_baking(
         lab,
         tmp_path,
         root_volume={"size": 20, "type": "gp3", "iops": 4000, "throughput": 250},
@@ -89,7 +63,7 @@ def test_the_amis_volumes_are_as_configured(lab: Lab, tmp_path: Path) -> None:
 
 def test_an_instance_of_the_spot_market_is_captured_while_it_runs(lab: Lab, tmp_path: Path) -> None:
     """AWS stops none of them; it shuts them down while the AMI is made."""
-    baking = start(lab, tmp_path, spot=True)
+    baking = start_baking(lab, tmp_path, spot=True)
 
     baking.capture()
 
@@ -99,7 +73,7 @@ def test_an_instance_of_the_spot_market_is_captured_while_it_runs(lab: Lab, tmp_
 
 
 def test_one_that_was_taken_back_before_the_ami_was_made_is_said_to_be(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, spot=True)
+    baking = start_baking(lab, tmp_path, spot=True)
     machine = baking.launch()
     baking.provider.seal(machine)
     lab.interrupt_spot(machine.instance.id)
@@ -115,7 +89,7 @@ def test_one_that_was_taken_back_before_the_ami_was_made_is_said_to_be(lab: Lab,
 def test_a_capture_whose_answers_get_lost_makes_one_ami(
     lab: Lab, tmp_path: Path, action: str, kind: str
 ) -> None:
-    baking = start(lab, tmp_path, request_timeout="1s")
+    baking = start_baking(lab, tmp_path, request_timeout="1s")
     baking.resolve()
     lab.faults.add(Fault(action=action, kind=kind))
 
@@ -128,7 +102,7 @@ def test_a_capture_whose_answers_get_lost_makes_one_ami(
 
 def test_an_ami_that_failed_is_explained_and_removed(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(ImageFault(action="CreateImage", kind="fails"))
-    baking = start(lab, tmp_path)
+    baking = start_baking(lab, tmp_path)
 
     with pytest.raises(CloudError) as raised:
         baking.capture()
@@ -140,7 +114,7 @@ def test_an_ami_that_failed_is_explained_and_removed(lab: Lab, tmp_path: Path) -
 
 def test_an_ami_that_does_not_get_ready_is_waited_for_so_long_and_removed(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(ImageFault(action="CreateImage", kind="stuck"))
-    baking = start(lab, tmp_path, image_timeout="1s")
+    baking = start_baking(lab, tmp_path, image_timeout="1s")
 
     with pytest.raises(CloudError) as raised:
         baking.capture()
@@ -155,7 +129,9 @@ def test_an_ami_that_does_not_get_ready_is_waited_for_so_long_and_removed(lab: L
 
 
 def test_a_fresh_machine_has_the_disks_of_its_ami(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, root_volume={"size": 20}, volumes=[{"device": "/dev/sdf", "size": 5}])
+    baking = start_baking(
+        lab, tmp_path, root_volume={"size": 20}, volumes=[{"device": "/dev/sdf", "size": 5}]
+    )
     captured = baking.capture()
 
     fresh = baking.provider.start(
@@ -171,10 +147,10 @@ def test_a_fresh_machine_has_the_disks_of_its_ami(lab: Lab, tmp_path: Path) -> N
 
 
 def test_a_machine_of_an_ami_that_is_gone_is_not_launched(lab: Lab, tmp_path: Path) -> None:
-    build = start(lab, tmp_path).bake()
+    build = start_baking(lab, tmp_path).bake()
     lab.client("ec2").deregister_image(ImageId=build.artifacts[0].id)
     lab.forget_calls()
-    later = start(lab, tmp_path)
+    later = start_baking(lab, tmp_path)
 
     with pytest.raises(CloudError) as raised:
         later.provider.start(later.id, "base", build.artifacts[0], later.teardown, later.settings)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from moto.ec2.models import ec2_backends
@@ -15,13 +13,13 @@ from baker.errors import CloudError
 from baker.model import Build
 from tests.aws import (
     ACCOUNT,
-    Baking,
     artifact_in,
     calls_of,
     describe_image,
+    list_images,
     make_provider,
-    quick_lab,
     read_tags,
+    start_baking,
 )
 from tests.lab import Fault, ImageFault, Lab
 
@@ -30,34 +28,11 @@ ORGANIZATION = "arn:aws:organizations::111122223333:organization/o-abcdefghij"
 UNIT = "arn:aws:organizations::111122223333:ou/o-abcdefghij/ou-ab12-cdefgh34"
 
 
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
-
-
-def start(lab: Lab, home: Path, **settings: Any) -> Baking:
-    return Baking(make_provider(lab, home, **settings))
-
-
-def list_images(lab: Lab, baking: Baking) -> list[str]:
-    """The regions that hold an AMI of the bake."""
-    held = [line for line in lab.holdings() if f"baker:bake={baking.id}" in line]
-    return [line.split()[0] for line in held if " image " in line]
-
-
 # --- all regions or none --------------------------------------------------------------------------
 
 
 def test_an_ami_that_somebody_deregistered_is_not_waited_for(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, image_timeout="2s")
+    baking = start_baking(lab, tmp_path, image_timeout="2s")
     build = baking.bake()
     lab.client("ec2").deregister_image(ImageId=build.artifacts[0].id)
 
@@ -68,7 +43,7 @@ def test_an_ami_that_somebody_deregistered_is_not_waited_for(lab: Lab, tmp_path:
 
 
 def test_a_build_gets_an_ami_in_every_region(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT, OHIO], tags={"team": "web"})
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT, OHIO], tags={"team": "web"})
 
     build = baking.bake()
 
@@ -94,7 +69,7 @@ def test_a_build_gets_an_ami_in_every_region(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_region_of_the_bake_itself_is_not_copied_to(lab: Lab, tmp_path: Path) -> None:
-    build = start(lab, tmp_path, regions=[lab.region]).bake()
+    build = start_baking(lab, tmp_path, regions=[lab.region]).bake()
 
     assert [artifact.store for artifact in build.artifacts] == [lab.region]
     assert calls_of(lab, "CopyImage") == []
@@ -102,7 +77,7 @@ def test_a_region_of_the_bake_itself_is_not_copied_to(lab: Lab, tmp_path: Path) 
 
 def test_each_region_has_its_own_key(lab: Lab, tmp_path: Path) -> None:
     keys = {FRANKFURT: "alias/images", OHIO: "arn:aws:kms:us-east-2:123456789012:key/1234abcd"}
-    start(lab, tmp_path, regions=[FRANKFURT, OHIO, "us-west-2"], kms_keys=keys).bake()
+    start_baking(lab, tmp_path, regions=[FRANKFURT, OHIO, "us-west-2"], kms_keys=keys).bake()
 
     asked = {call.region: call.params for call in lab.calls if call.action == "CopyImage"}
     assert {region: asked[region].get("KmsKeyId") for region in asked} == {**keys, "us-west-2": None}
@@ -114,7 +89,9 @@ def test_each_region_has_its_own_key(lab: Lab, tmp_path: Path) -> None:
 def test_a_distribution_whose_answers_get_lost_makes_one_copy(
     lab: Lab, tmp_path: Path, action: str, kind: str
 ) -> None:
-    baking = start(lab, tmp_path, request_timeout="1s", regions=[FRANKFURT], share_accounts=["111122223333"])
+    baking = start_baking(
+        lab, tmp_path, request_timeout="1s", regions=[FRANKFURT], share_accounts=["111122223333"]
+    )
     build = baking.register()
     lab.faults.add(Fault(action=action, kind=kind))
 
@@ -128,7 +105,7 @@ def test_a_distribution_whose_answers_get_lost_makes_one_copy(
 def test_a_copy_that_fails_takes_the_other_copies_with_it_and_is_made_again_by_the_next_run(
     lab: Lab, tmp_path: Path, kind: str
 ) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT, OHIO], image_timeout="1s")
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT, OHIO], image_timeout="1s")
     build = baking.register()
     lab.faults.add(ImageFault(action="CopyImage", kind=kind, region=OHIO))
 
@@ -143,7 +120,7 @@ def test_a_copy_that_fails_takes_the_other_copies_with_it_and_is_made_again_by_t
 
 
 def test_a_failed_copy_that_was_left_is_replaced(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT])
     build = baking.register()
     lab.faults.add(ImageFault(action="CopyImage", kind="fails"))
     with pytest.raises(CloudError):
@@ -158,7 +135,7 @@ def test_a_failed_copy_that_was_left_is_replaced(lab: Lab, tmp_path: Path) -> No
 
 
 def test_copies_that_are_there_are_used(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT])
     build = baking.bake()
     lab.forget_calls()
 
@@ -169,7 +146,7 @@ def test_copies_that_are_there_are_used(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_copy_that_would_take_the_older_metadata_service_is_mended(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT])
     build = baking.bake()
     copy = artifact_in(build, FRANKFURT)
     ec2_backends[ACCOUNT][FRANKFURT].amis[copy.id].lab.imds_support = None
@@ -180,7 +157,7 @@ def test_a_copy_that_would_take_the_older_metadata_service_is_mended(lab: Lab, t
 
 
 def test_an_ami_of_somebody_with_the_copys_name_is_not_taken_for_it(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT])
     build = baking.register()
     copied = lab.client("ec2", FRANKFURT).copy_image(
         Name=f"base-{baking.id}", SourceRegion=lab.region, SourceImageId=build.artifacts[0].id
@@ -192,7 +169,7 @@ def test_an_ami_of_somebody_with_the_copys_name_is_not_taken_for_it(lab: Lab, tm
 
 
 def test_new_settings_bring_a_build_to_further_regions(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT])
     build = baking.bake()
     copy = artifact_in(build, FRANKFURT)
 
@@ -204,7 +181,7 @@ def test_new_settings_bring_a_build_to_further_regions(lab: Lab, tmp_path: Path)
 
 def test_a_build_is_distributed_as_it_was_configured_when_it_was_captured(lab: Lab, tmp_path: Path) -> None:
     """Whoever finishes the work of a dead bake may not have its settings."""
-    baking = start(lab, tmp_path, regions=[FRANKFURT], share_accounts=["111122223333"])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT], share_accounts=["111122223333"])
     build = baking.register()
     baking.provider = make_provider(lab, tmp_path)
 
@@ -233,7 +210,7 @@ def snapshot_permissions(lab: Lab, build: Build, region: str) -> list[dict[str, 
 
 
 def test_nobody_else_may_use_it_unless_the_settings_say_so(lab: Lab, tmp_path: Path) -> None:
-    build = start(lab, tmp_path, regions=[FRANKFURT]).bake()
+    build = start_baking(lab, tmp_path, regions=[FRANKFURT]).bake()
 
     for region in (lab.region, FRANKFURT):
         assert permissions(lab, build, region) == []
@@ -247,7 +224,7 @@ def test_it_is_shared_with_accounts_organizations_and_units_in_every_region(lab:
         "share_organizations": [ORGANIZATION],
         "share_ous": [UNIT],
     }
-    start(lab, tmp_path, regions=[FRANKFURT], **settings).bake()
+    start_baking(lab, tmp_path, regions=[FRANKFURT], **settings).bake()
 
     granted = {
         call.region: call.params["LaunchPermission"]["Add"]
@@ -264,7 +241,7 @@ def test_it_is_shared_with_accounts_organizations_and_units_in_every_region(lab:
 
 
 def test_accounts_may_use_the_snapshots_too(lab: Lab, tmp_path: Path) -> None:
-    build = start(lab, tmp_path, regions=[FRANKFURT], share_accounts=["111122223333"]).bake()
+    build = start_baking(lab, tmp_path, regions=[FRANKFURT], share_accounts=["111122223333"]).bake()
 
     for region in (lab.region, FRANKFURT):
         assert permissions(lab, build, region) == [{"UserId": "111122223333"}]
@@ -272,14 +249,14 @@ def test_accounts_may_use_the_snapshots_too(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_it_is_public_by_the_switch_alone(lab: Lab, tmp_path: Path) -> None:
-    build = start(lab, tmp_path, public=True).bake()
+    build = start_baking(lab, tmp_path, public=True).bake()
 
     assert describe_image(lab, build.artifacts[0])["Public"] is True
     assert snapshot_permissions(lab, build, lab.region) == []
 
 
 def test_it_is_deprecated_so_long_after_it_was_made(lab: Lab, tmp_path: Path) -> None:
-    baking = start(lab, tmp_path, regions=[FRANKFURT])
+    baking = start_baking(lab, tmp_path, regions=[FRANKFURT])
     build = baking.register()
     now = datetime.now(UTC).replace(microsecond=0)
     settings = {**baking.settings, "deprecate_after": "90d"}
@@ -293,7 +270,7 @@ def test_it_is_deprecated_so_long_after_it_was_made(lab: Lab, tmp_path: Path) ->
 
 def test_one_that_is_older_already_is_deprecated_in_a_moment(lab: Lab, tmp_path: Path) -> None:
     """AWS takes no time that has passed."""
-    build = start(lab, tmp_path, deprecate_after="90d").bake()
+    build = start_baking(lab, tmp_path, deprecate_after="90d").bake()
 
     told = datetime.fromisoformat(describe_image(lab, build.artifacts[0])["DeprecationTime"])
     assert timedelta(0) < told - datetime.now(UTC) <= timedelta(minutes=3)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.server
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from tests.aws import (
     describe_instances,
     few_attempts,
     make_provider,
-    quick_lab,
+    start_baking,
 )
 from tests.lab import Fault, InstanceFault, Lab
 from tests.lab.bodiless import Conversation
@@ -37,25 +36,6 @@ NOT_ALLOWED = (
     "You are not authorized to perform this operation. Ann is not authorized to perform: ec2:CreateTags "
     "on resource: arn:aws:ec2:eu-west-1:123456789012:instance/*. Encoded authorization failure message: 9kXq"
 )
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Iterator[Lab]:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    answers = list(shared_lab.fleet.answers)  # type: ignore[attr-defined]
-    yield shared_lab
-    shared_lab.fleet.answers[:] = answers  # type: ignore[attr-defined]
-
-
-def start(lab: Lab, home: Path, **settings: Any) -> Baking:
-    return Baking(make_provider(lab, home, **settings))
 
 
 def fail_launch(lab: Lab, baking: Baking, kind: type[BakerError] = CloudError) -> BakerError:
@@ -76,7 +56,7 @@ def refuse(action: str, code: str, message: str = "AWS says no", **more: Any) ->
 def test_missing_credentials_are_told_before_anything_is_asked(lab: Lab, tmp_path: Path) -> None:
     without = {key: value for key, value in lab.environment.items() if key not in KEYS}
     with aws_variables(without):
-        baking = start(lab, tmp_path)
+        baking = start_baking(lab, tmp_path)
         with pytest.raises(HostError) as raised:
             baking.provider.check()
         error = fail_launch(lab, baking)
@@ -107,7 +87,7 @@ def test_no_region_is_told_with_where_to_set_it(lab: Lab, tmp_path: Path) -> Non
 def test_expired_credentials_are_told_apart(lab: Lab, tmp_path: Path, code: str) -> None:
     lab.faults.add(refuse("RunInstances", code, "Request has expired."))
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert str(error) == "the AWS credentials have expired (ec2:RunInstances: Request has expired.)"
     assert error.hint == "Renew them, then go on."
@@ -116,7 +96,7 @@ def test_expired_credentials_are_told_apart(lab: Lab, tmp_path: Path, code: str)
 def test_wrong_credentials_are_told_apart(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(refuse("DescribeImages", "AuthFailure", "AWS was not able to validate them"))
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert str(error).startswith("AWS does not accept the credentials (ec2:DescribeImages in eu-west-1: ")
     assert "aws sts get-caller-identity" in str(error.hint)
@@ -131,7 +111,7 @@ def test_a_missing_right_is_named_as_the_action_that_is_to_be_granted(
 ) -> None:
     lab.faults.add(refuse("RunInstances", "UnauthorizedOperation", message))
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert str(error) == f"these AWS credentials may not call {missing} in eu-west-1"
     assert f"Grant {missing}; `baker aws policy` prints all that is needed" in str(error.hint)
@@ -139,7 +119,7 @@ def test_a_missing_right_is_named_as_the_action_that_is_to_be_granted(
 
 def test_a_role_is_assumed_and_one_that_may_not_be_is_named(lab: Lab, tmp_path: Path) -> None:
     role = {"role": "arn:aws:iam::123456789012:role/baking", "external_id": "ours"}
-    baking = start(lab, tmp_path, **role)
+    baking = start_baking(lab, tmp_path, **role)
     baking.launch()
     assert_nothing_left(lab, baking)
     [asked] = calls_of(lab, "AssumeRole")
@@ -147,7 +127,7 @@ def test_a_role_is_assumed_and_one_that_may_not_be_is_named(lab: Lab, tmp_path: 
 
     denied = "User: ann is not authorized to perform: sts:AssumeRole on resource: " + role["role"]
     lab.faults.add(refuse("AssumeRole", "AccessDenied", denied))
-    error = fail_launch(lab, start(lab, tmp_path, **role))
+    error = fail_launch(lab, start_baking(lab, tmp_path, **role))
     assert str(error).startswith("these AWS credentials may not call sts:AssumeRole")
 
 
@@ -156,7 +136,7 @@ def test_a_role_is_assumed_and_one_that_may_not_be_is_named(lab: Lab, tmp_path: 
 
 def test_a_region_that_does_not_exist_is_asked_for_once(lab: Lab, tmp_path: Path) -> None:
     with aws_variables({**lab.environment, "AWS_ENDPOINT_URL": UNREACHABLE}):
-        baking = start(lab, tmp_path, region="eu-nowhere-1")
+        baking = start_baking(lab, tmp_path, region="eu-nowhere-1")
         error = fail_launch(lab, baking)
 
     assert "ec2 in eu-nowhere-1 cannot be reached" in str(error)
@@ -166,7 +146,7 @@ def test_a_region_that_does_not_exist_is_asked_for_once(lab: Lab, tmp_path: Path
 
 def test_a_region_that_cannot_be_reached_is_tried_again_and_told(lab: Lab, tmp_path: Path) -> None:
     with aws_variables({**lab.environment, "AWS_ENDPOINT_URL": UNREACHABLE}), few_attempts(2):
-        baking = start(lab, tmp_path)
+        baking = start_baking(lab, tmp_path)
         error = fail_launch(lab, baking)
 
     assert "ec2 in eu-west-1 cannot be reached" in str(error)
@@ -177,7 +157,7 @@ def test_a_region_that_cannot_be_reached_is_tried_again_and_told(lab: Lab, tmp_p
 def test_a_region_that_is_not_enabled_is_told(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(refuse("DescribeImages", "OptInRequired", "You are not subscribed"))
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert str(error) == "the account may not use eu-west-1 yet: You are not subscribed"
     assert error.hint == "Enable the region for the account."
@@ -190,7 +170,7 @@ def test_a_region_that_is_not_enabled_is_told(lab: Lab, tmp_path: Path) -> None:
 def test_a_quota_is_told_as_one(lab: Lab, tmp_path: Path, action: str, code: str) -> None:
     lab.faults.add(refuse(action, code, "You have requested more than your limit of 8.", times=9))
 
-    error = fail_launch(lab, start(lab, tmp_path, instance_type="t3.small"))
+    error = fail_launch(lab, start_baking(lab, tmp_path, instance_type="t3.small"))
 
     assert str(error) == (
         "a quota of the account is reached in eu-west-1: "
@@ -205,7 +185,7 @@ def test_an_account_without_a_default_vpc_is_told_to_name_a_subnet(
 ) -> None:
     lab.faults.add(refuse(action, "VPCIdNotSpecified", "No default VPC for this user"))
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert str(error) == "eu-west-1 has no default VPC to put a build instance into"
     assert 'subnet = "subnet-…"' in str(error.hint)
@@ -215,7 +195,7 @@ def test_throttling_beyond_patience_is_told(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(Fault(action="RunInstances", kind="throttle", times=99))
 
     with few_attempts(2):
-        error = fail_launch(lab, start(lab, tmp_path))
+        error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert str(error) == "AWS throttled ec2:RunInstances in eu-west-1 for too long (RequestLimitExceeded)"
     assert "--jobs" in str(error.hint)
@@ -226,7 +206,7 @@ def test_throttling_beyond_patience_is_told(lab: Lab, tmp_path: Path) -> None:
 
 def test_an_instance_that_ends_while_it_starts_is_explained_by_aws(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(InstanceFault(kind="never-runs"))
-    baking = start(lab, tmp_path)
+    baking = start_baking(lab, tmp_path)
 
     def end() -> None:
         [instance] = describe_instances(lab, **{"tag:baker:bake": baking.id})
@@ -245,7 +225,7 @@ def test_an_instance_that_never_runs_is_told(
     monkeypatch.setattr(instances, "ADDRESS_SECONDS", 0.2)
     lab.faults.add(InstanceFault(kind="never-runs"))
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert " in eu-west-1 is still pending after " in str(error)
     assert "another zone" in str(error.hint)
@@ -257,7 +237,7 @@ def test_an_instance_without_a_public_address_is_told(
     monkeypatch.setattr(instances, "ADDRESS_SECONDS", 0.2)
     monkeypatch.setattr(instances, "_address_of", lambda _described, _options: None)
 
-    error = fail_launch(lab, start(lab, tmp_path))
+    error = fail_launch(lab, start_baking(lab, tmp_path))
 
     assert " in eu-west-1 has no public address after " in str(error)
     assert 'address = "private"' in str(error.hint)
@@ -266,7 +246,7 @@ def test_an_instance_without_a_public_address_is_told(
 def test_an_instance_that_never_answers_is_told_with_its_console(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(InstanceFault(kind="no-ssh"))
 
-    error = fail_launch(lab, start(lab, tmp_path, ssh_timeout="1s"), MachineError)
+    error = fail_launch(lab, start_baking(lab, tmp_path, ssh_timeout="1s"), MachineError)
 
     assert "in eu-west-1 did not answer by SSH within 1 s (127." in str(error)
     assert "the end of its console:\ncloud-init: this is the console of i-" in str(error)
@@ -275,7 +255,7 @@ def test_an_instance_that_never_answers_is_told_with_its_console(lab: Lab, tmp_p
 
 def test_an_instance_that_answers_late_is_waited_for(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(InstanceFault(kind="ssh-late", seconds=0.5))
-    baking = start(lab, tmp_path)
+    baking = start_baking(lab, tmp_path)
 
     assert baking.launch().run(["true"]).exit_status == 0
     assert_nothing_left(lab, baking)
@@ -290,7 +270,7 @@ def test_a_wrong_host_key_ends_the_launch_at_once_and_nobody_logs_in(
     )
     lab.faults.add(InstanceFault(kind="wrong-host-key"))
 
-    error = fail_launch(lab, start(lab, tmp_path, ssh_timeout="10m"), WrongHostKey)
+    error = fail_launch(lab, start_baking(lab, tmp_path, ssh_timeout="10m"), WrongHostKey)
 
     assert "shows another host key than the one it was given" in str(error)
     assert "the instance's console tells" in str(error.hint)
@@ -298,7 +278,7 @@ def test_a_wrong_host_key_ends_the_launch_at_once_and_nobody_logs_in(
 
 
 def test_a_user_whom_the_ami_does_not_have_is_told(lab: Lab, tmp_path: Path) -> None:
-    error = fail_launch(lab, start(lab, tmp_path, ssh_user="ubuntu"), MachineError)
+    error = fail_launch(lab, start_baking(lab, tmp_path, ssh_user="ubuntu"), MachineError)
 
     assert "does not let ubuntu in" in str(error)
     assert "the AMI's own user" in str(error.hint)
@@ -318,7 +298,7 @@ def test_cloud_init_that_failed_is_told_with_its_log(lab: Lab, tmp_path: Path) -
         ),
     )
 
-    error = fail_launch(lab, start(lab, tmp_path), MachineError)
+    error = fail_launch(lab, start_baking(lab, tmp_path), MachineError)
 
     assert str(error) == "cloud-init failed: cc_package_update_upgrade_install failed"
     assert str(error.hint).endswith("cloud-init-output.log:\nE: Unable to locate package jqq")
@@ -327,7 +307,7 @@ def test_cloud_init_that_failed_is_told_with_its_log(lab: Lab, tmp_path: Path) -
 def test_a_user_who_may_not_become_root_is_told(lab: Lab, tmp_path: Path) -> None:
     lab.faults.add(InstanceFault(kind="no-sudo"))
 
-    error = fail_launch(lab, start(lab, tmp_path), MachineError)
+    error = fail_launch(lab, start_baking(lab, tmp_path), MachineError)
 
     assert str(error).startswith("admin may not become root on instance i-")
     assert str(error).endswith("in eu-west-1: sudo: a password is required")
@@ -340,7 +320,7 @@ def test_a_user_who_may_not_become_root_is_told(lab: Lab, tmp_path: Path) -> Non
 def test_a_spot_instance_that_is_taken_back_is_launched_on_demand_the_next_time(
     lab: Lab, tmp_path: Path
 ) -> None:
-    baking = start(lab, tmp_path, spot=True)
+    baking = start_baking(lab, tmp_path, spot=True)
     machine = baking.launch()
     assert machine.instance.spot
     lab.fleet.answers.insert(0, interrupting(lab, machine))  # type: ignore[attr-defined]
@@ -386,7 +366,7 @@ def test_what_may_have_been_made_is_looked_for_and_removed(
     lab.faults.add(Fault(action=action, kind="lose"), refuse(action, then, nth=2, times=9))
 
     with few_attempts(1 if then == "no further answer" else 2):
-        fail_launch(lab, start(lab, tmp_path))
+        fail_launch(lab, start_baking(lab, tmp_path))
 
 
 def test_nothing_is_made_that_cannot_be_written_down(lab: Lab, tmp_path: Path) -> None:
@@ -394,7 +374,7 @@ def test_nothing_is_made_that_cannot_be_written_down(lab: Lab, tmp_path: Path) -
         def intend(self, _bake: str, resource: Resource) -> None:
             raise OSError(f"no space left for {resource.kind}")
 
-    baking = start(lab, tmp_path)
+    baking = start_baking(lab, tmp_path)
     baking.teardown._ledger = FullLedger()
 
     with pytest.raises(OSError, match="no space left for security-group"):

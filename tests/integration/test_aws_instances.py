@@ -21,26 +21,12 @@ from tests.aws import (
     calls_of,
     describe_instances,
     make_provider,
-    quick_lab,
     read_tags,
 )
 from tests.lab import Fault, Lab
 from tests.lab.images import make_image
 
 ARM_TYPE = "t4g.small"
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
 
 
 @pytest.fixture

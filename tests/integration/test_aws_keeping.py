@@ -13,24 +13,11 @@ from baker import identity
 from baker.errors import CloudError, HostError
 from baker.model import Artifact, Resource
 from baker.providers.aws.provider import AwsProvider
-from tests.aws import NEWEST, Baking, artifact_in, assert_nothing_left, calls_of, make_provider, quick_lab
+from tests.aws import NEWEST, Baking, artifact_in, assert_nothing_left, calls_of, make_provider
 from tests.factories import make_resource
 from tests.lab import Fault, Lab
 
 FRANKFURT = "eu-central-1"
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
 
 
 @pytest.fixture

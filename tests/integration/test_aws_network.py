@@ -16,24 +16,10 @@ from tests.aws import (
     assert_nothing_left,
     calls_of,
     make_provider,
-    quick_lab,
 )
 from tests.lab import Fault, Lab
 
 ARM_TYPE = "t4g.small"
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,23 +9,10 @@ from typing import Any
 import pytest
 
 from baker.model import Build
-from tests.aws import Baking, artifact_in, make_provider, quick_lab
+from tests.aws import Baking, artifact_in, make_provider
 from tests.lab import Fault, Lab
 
 FRANKFURT = "eu-central-1"
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
 
 
 def bake(lab: Lab, home: Path, **settings: Any) -> Build:

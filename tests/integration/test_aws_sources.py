@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,25 +13,12 @@ from baker.errors import BakerError, SourceError
 from baker.model import AmiSource, Bootstrap, Reference
 from baker.providers.aws.provider import AwsProvider
 from baker.providers.protocol import ResolvedSource
-from tests.aws import ACCOUNT, DEBIAN, Baking, calls_of, make_provider, quick_lab
+from tests.aws import ACCOUNT, DEBIAN, Baking, calls_of, make_provider
 from tests.factories import make_artifact, make_build
 from tests.lab import Fault, Lab
 from tests.lab.stock import PARAMETER, SOMEBODY
 
 OTHER_REGION = "eu-central-1"
-
-
-@pytest.fixture(scope="module")
-def shared_lab() -> Iterator[Lab]:
-    with quick_lab() as lab:
-        yield lab
-
-
-@pytest.fixture
-def lab(shared_lab: Lab) -> Lab:
-    shared_lab.faults.clear()
-    shared_lab.forget_calls()
-    return shared_lab
 
 
 @pytest.fixture
