@@ -67,6 +67,8 @@ def test_region_that_refuses_a_parameter_lags_until_the_image_is_published(site:
 
 
 def test_parameter_ends_at_what_the_channel_holds_although_an_earlier_promotion_is_late(site: Site) -> None:
+    # Late, but answered: what is given up would come into force after all.
+    site.configure(request_timeout="30s")
     site.lab.faults.add(Fault(action="PutParameter", kind="delay", seconds=2.0, times=1))
     late = site.start("promote", "probe:1", "race", "--yes")
     with Catalog.open(f"sqlite:///{site.home}/catalog.db", actor="tester") as catalog:
@@ -77,6 +79,7 @@ def test_parameter_ends_at_what_the_channel_holds_although_an_earlier_promotion_
     assert late.process.is_alive(), "it was not late"
     assert late.wait().status == 0
     assert site.parameters("probe", "race") == site.amis("probe:2")
+    site.configure()
 
 
 def test_image_is_brought_to_a_region_that_was_added(site: Site) -> None:

@@ -20,7 +20,7 @@ from baker.configurer.sandbox import why_no_sandbox
 from baker.errors import HostError, SettingsError
 from baker.progress import RecipeEvent
 from baker.progress_console import ProgressConsole
-from tests.machines import find_children
+from tests.machines import reap_adopted
 from tests.nobody import NOBODY, User
 
 PEEK = """
@@ -41,12 +41,6 @@ def user() -> Iterator[User]:
         user.settle()
         yield user
     reap_adopted()
-
-
-def reap_adopted() -> None:
-    """Where an earlier test made machines, orphans go to this process: here, dead sandboxes."""
-    for pid in find_children(os.getpid(), "bwrap"):
-        os.waitpid(pid, 0)
 
 
 @pytest.fixture
