@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from baker.errors import CloudError, CommandFailed, CommandTimeout, Interrupted, MachineError
+from baker.errors import CloudError, CommandTimeout, Interrupted, MachineError
 from baker.providers.aws.instances import (
     Instance,
     describe_instance,
@@ -34,6 +34,7 @@ from baker.providers.aws.ssh import (
     describe_known_hosts,
 )
 from baker.providers.protocol import CommandResult, OutputSink
+from baker.providers.transfer import get_argv, put_argv, require_done
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {
@@ -256,20 +257,12 @@ class AwsMachine:
         return CommandResult(exit_status=-1, stdout=b"", stderr=b"")
 
     def put(self, source: BinaryIO, path: str, *, mode: int = 0o644) -> None:
-        script = 'umask 077 && cat >"$1" && chmod "$2" "$1"'
-        done = self.run(["sh", "-c", script, "put", path, f"{mode:o}"], stdin=source.read())
-        self._require_success(done, f"{path} could not be written in {self.name}")
+        done = self.run(put_argv(path, mode), stdin=source.read())
+        require_done(done, f"{path} could not be written in {self.name}")
 
     def get(self, path: str, destination: BinaryIO) -> None:
-        done = self.run(["cat", "--", path])
-        self._require_success(done, f"{path} could not be read in {self.name}")
+        done = require_done(self.run(get_argv(path)), f"{path} could not be read in {self.name}")
         destination.write(done.stdout)
-
-    @staticmethod
-    def _require_success(done: CommandResult, what: str) -> None:
-        if done.exit_status != 0:
-            stderr = done.stderr.decode(errors="replace").strip()
-            raise CommandFailed(f"{what}: {stderr}", exit_status=done.exit_status, stderr_tail=stderr)
 
     def alive(self) -> bool:
         return not self._stopped and self._connection is not None and self._connection.is_open

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from baker.errors import CommandFailed, CommandTimeout, MachineError
+from baker.errors import CommandTimeout, MachineError
 from baker.providers.local.bootstrap import remove_folder
 from baker.providers.local.cgroups import (
     CgroupRoots,
@@ -51,6 +51,7 @@ from baker.providers.local.host import (
 from baker.providers.local.limits import find_reached_limit, make_limited_groups, systemd_properties
 from baker.providers.local.output import MAX_OUTPUT, Output, feed
 from baker.providers.protocol import CommandResult, OutputSink
+from baker.providers.transfer import get_argv, put_argv, require_done
 
 BOOT_SECONDS = 120.0
 STOP_SECONDS = 60.0
@@ -332,25 +333,17 @@ class LocalMachine:
         return cgroups
 
     def put(self, source: BinaryIO, path: str, *, mode: int = 0o644) -> None:
-        script = 'umask 077 && cat >"$1" && chmod "$2" "$1"'
-        argv = ["sh", "-c", script, "put", path, f"{mode:o}"]
+        argv = put_argv(path, mode)
         try:
             source.fileno()
             done = self.run(argv, stdin=source)
         except OSError:
             done = self.run(argv, stdin=source.read())
-        self._require_success(done, f"{path} could not be written in {self.name}")
+        require_done(done, f"{path} could not be written in {self.name}")
 
     def get(self, path: str, destination: BinaryIO) -> None:
-        done = self.run(["cat", "--", path])
-        self._require_success(done, f"{path} could not be read in {self.name}")
+        done = require_done(self.run(get_argv(path)), f"{path} could not be read in {self.name}")
         destination.write(done.stdout)
-
-    @staticmethod
-    def _require_success(done: CommandResult, what: str) -> None:
-        if done.exit_status != 0:
-            stderr = done.stderr.decode(errors="replace").strip()
-            raise CommandFailed(f"{what}: {stderr}", exit_status=done.exit_status, stderr_tail=stderr)
 
     def interactive(self, argv: Sequence[str]) -> int:
         cgroups = self._make_command_cgroups()
