@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.aws import quick_lab
+from tests.aws import Launched, assert_nothing_left, quick_lab
 from tests.lab import Lab
 
 
@@ -24,3 +26,17 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
     answers = list(shared_lab.fleet.answers)  # type: ignore[attr-defined]
     yield shared_lab
     shared_lab.fleet.answers[:] = answers  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def launch(lab: Lab, tmp_path: Path) -> Iterator[Any]:
+    """A function that launches; afterwards nothing of it may be left."""
+    made: list[Launched] = []
+
+    def launch(**settings: Any) -> Launched:
+        made.append(Launched(lab, tmp_path, **settings))
+        return made[-1]
+
+    yield launch
+    for one in made:
+        assert_nothing_left(lab, one.baking)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-from collections.abc import Iterator
 from email import message_from_bytes
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from baker.errors import CloudError, SettingsError
 from tests.aws import (
     ACCOUNT,
     Baking,
-    Launched,
     assert_nothing_left,
     calls_of,
     describe_instances,
@@ -27,20 +25,6 @@ from tests.lab import Fault, Lab
 from tests.lab.images import make_image
 
 ARM_TYPE = "t4g.small"
-
-
-@pytest.fixture
-def launch(lab: Lab, tmp_path: Path) -> Iterator[Any]:
-    """A function that launches; afterwards nothing of it may be left."""
-    made: list[Launched] = []
-
-    def launch(**settings: Any) -> Launched:
-        made.append(Launched(lab, tmp_path, **settings))
-        return made[-1]
-
-    yield launch
-    for one in made:
-        assert_nothing_left(lab, one.baking)
 
 
 def lack(code: str = "InsufficientInstanceCapacity", times: int = 1) -> Fault:

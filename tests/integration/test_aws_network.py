@@ -22,20 +22,6 @@ from tests.lab import Fault, Lab
 ARM_TYPE = "t4g.small"
 
 
-@pytest.fixture
-def launch(lab: Lab, tmp_path: Path) -> Iterator[Any]:
-    """A function that launches; afterwards nothing of it may be left."""
-    made: list[Launched] = []
-
-    def launch(**settings: Any) -> Launched:
-        made.append(Launched(lab, tmp_path, **settings))
-        return made[-1]
-
-    yield launch
-    for one in made:
-        assert_nothing_left(lab, one.baking)
-
-
 # --- where ----------------------------------------------------------------------------------------
 
 
