@@ -150,7 +150,8 @@ class TargetSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """A validated recipe. ``timeout`` is per operation.
+    """A validated recipe. ``timeout`` is per operation, ``limits`` are per stage; ``retries`` and ``max_age``
+    (an age as written) are None where baker.toml's ``[bake]`` decides.
 
     ``folder``, ``project`` and the files in ``image_tests`` are absolute paths; ``workdir`` is relative
     to the folder (None: relative paths of the deploy start at the project's root).
@@ -169,6 +170,9 @@ class Recipe:
     timeout: float = 1800.0
     total_timeout: float = 7200.0
     image_tests: Sequence[str] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+    retries: int | None = None
+    max_age: str | None = None
 
     @property
     def deploy_file(self) -> str:

@@ -19,201 +19,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from baker.ages import AGE
-from baker.aws_settings import AWS_ACCESS, AWS_RESULT_SETTINGS, AWS_SETTINGS
 from baker.errors import SettingsError, UsageError
-from baker.gates import REQUIREMENT
 from baker.model import CHANNEL_NAME, LATEST, TargetSpec
-from baker.toml_file import Document, Problem, Schema, describe, find_problems, nearest, read_document
+from baker.project_schema import PROJECT_SCHEMA, RESULT_SETTINGS, TARGET_SETTINGS
+from baker.toml_file import Document, Problem, describe, find_problems, nearest, read_document
 
 PROJECT_FILE = "baker.toml"
 DEFAULT_HOME = "/var/lib/baker"
 TARGETS = ("aws", "local")
-
-_URL: Schema = {"type": "string", "pattern": r"^https?://[^\s/]+", "title": "an http:// or https:// address"}
-_ARCHIVE: Schema = {
-    "type": "string",
-    "pattern": r"^(https?|file|copy)://?[^\s]+",
-    "title": "an archive's address (http://, https:// or file://)",
-}
-
-_REPOSITORY: Schema = {
-    "type": "object",
-    "title": "a table",
-    "additionalProperties": False,
-    "required": ["uri", "suite", "keyring"],
-    "properties": {
-        "uri": {
-            "type": "string",
-            "pattern": r"^(https?://[^\s/]+[^\s]*|file:(//)?/[^\s]*|(?![/~-])[^\s:]+)$",
-            "title": "an http:// or https:// address, file:///FOLDER or a folder of the project",
-            "description": "Where it is; a folder is there while baking and leaves no trace in the image",
-        },
-        "suite": {"type": "string", "pattern": r"^[^\s]+$", "title": "a suite, such as trixie or ./"},
-        "components": {
-            "type": "array",
-            "items": {"type": "string", "pattern": r"^[^\s]+$", "title": "a component"},
-            "title": "a list of components",
-            "description": 'Default: ["main"]; none where the suite is a path (ends in /)',
-        },
-        "keyring": {
-            "type": "string",
-            "pattern": r"^[^\n]+$",
-            "title": "a file",
-            "description": "The public keys that sign it (gpg --export), a file of the project",
-        },
-    },
-}
-
-_AGE: Schema = {"type": "string", "pattern": r"^[0-9]{1,5}[hdw]$", "title": 'an age ("12h", "30d", "2w")'}
-
-LOCAL_SETTINGS: Mapping[str, Schema] = {
-    "mirror": {**_ARCHIVE, "description": "Archive that bootstraps come from and that images keep using"},
-    "security_mirror": {**_ARCHIVE, "description": "The archive's security updates"},
-    "http_proxy": {**_URL, "description": "Proxy that build instances use; never kept in an image"},
-    "memory": {
-        "type": "string",
-        "pattern": r"^[1-9][0-9]{0,8}[KMGT]?$",
-        "title": 'an amount of memory ("2G")',
-        "description": "Memory that one machine may use, RAM file systems included (80 % of the host's)",
-    },
-    "pids": {
-        "type": "integer",
-        "exclusiveMinimum": 0,
-        "pattern": r"^[1-9][0-9]{0,6}$",
-        "title": "a number of processes",
-        "description": "Processes and threads that one machine may have at once (4096)",
-    },
-    "repositories": {
-        "type": "array",
-        "items": _REPOSITORY,
-        "title": "a list of tables",
-        "description": "Further signed apt repositories, known from the first operation on",
-    },
-}
-"""Settings of the local target, in baker.toml's [local] and in a recipe's [targets.local]."""
-
-TARGET_SETTINGS: Mapping[str, Mapping[str, Schema]] = {
-    "local": LOCAL_SETTINGS,
-    "aws": {**AWS_SETTINGS, **AWS_ACCESS},
-}
-"""What a target's table in baker.toml, and BAKER_* variables, may say."""
-
-RESULT_SETTINGS: Mapping[str, frozenset[str]] = {
-    "local": frozenset(LOCAL_SETTINGS) - {"http_proxy", "memory", "pids"},
-    "aws": AWS_RESULT_SETTINGS,
-}
-"""Settings that can change what a bake comes to: the fingerprint covers them, and no others."""
-
-_RETENTION_RULES: Mapping[str, Schema] = {
-    "keep_last": {
-        "type": "integer",
-        "exclusiveMinimum": 0,
-        "title": "a number of versions",
-        "description": "The newest ones of a recipe that may be used",
-    },
-    "keep_younger": {**_AGE, "description": "Whatever was made since"},
-    "keep_labels": {
-        "type": "array",
-        "items": {
-            "type": "string",
-            "pattern": r"^[^\s=]+(=[^\n]*)?$",
-            "title": 'a label ("keep", "tier=gold")',
-        },
-        "title": "a list of labels",
-    },
-    "channels": {
-        "type": "object",
-        "title": "a table",
-        "additionalProperties": {"type": "integer", "exclusiveMinimum": 0, "title": "a number of versions"},
-        "description": "For each channel, how many of the versions that it held last stay, for roll-back (2)",
-    },
-}
-
-_GATE: Schema = {
-    "type": "object",
-    "title": "a table",
-    "additionalProperties": False,
-    "properties": {
-        "after": {
-            "type": "string",
-            "pattern": CHANNEL_NAME.pattern,
-            "title": "the name of a channel",
-            "description": "The channel that must hold the image, or have held it",
-        },
-        "soak": {
-            "type": "string",
-            "pattern": AGE,
-            "title": 'a length of time ("30m", "24h", "7d")',
-            "description": "For how long at least, by the database's clock",
-        },
-        "require": {
-            "type": "array",
-            "title": "a list of requirements",
-            "items": {
-                "type": "string",
-                "pattern": REQUIREMENT,
-                "title": '"tests", "no-revoked-ancestor", "label:KEY" or "label:KEY=VALUE"',
-            },
-        },
-    },
-}
-
-PROJECT_SCHEMA: Schema = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "catalog": {
-            "type": "string",
-            "pattern": r"^(sqlite:///.|postgresql(\+psycopg)?://)",
-            "title": "sqlite:///PATH or postgresql://HOST/NAME",
-        },
-        "recipes": {"type": "string", "pattern": r"\S", "title": "a folder of the project"},
-        **{
-            target: {
-                "type": "object",
-                "title": "a table",
-                "properties": properties,
-                "additionalProperties": False,
-            }
-            for target, properties in TARGET_SETTINGS.items()
-        },
-        "channels": {"type": "object", "title": "a table", "additionalProperties": _GATE},
-        "clean": {
-            "type": "object",
-            "title": "a table",
-            "properties": {"logs": _AGE, "packages": _AGE},
-            "additionalProperties": False,
-        },
-        "retention": {
-            "type": "object",
-            "title": "a table",
-            "properties": {
-                **_RETENTION_RULES,
-                "recipes": {
-                    "type": "object",
-                    "title": "a table",
-                    "additionalProperties": {
-                        "type": "object",
-                        "title": "a table",
-                        "properties": _RETENTION_RULES,
-                        "additionalProperties": False,
-                    },
-                },
-            },
-            "additionalProperties": False,
-        },
-    },
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """Everything that is configured. Paths are absolute; ``project`` and ``recipes`` are None outside one.
 
-    ``channels``, ``clean`` and ``retention`` are baker.toml's tables of that name, ``local`` and ``aws``
-    are its tables over the defaults. ``variables`` holds, per target, what BAKER_* variables say; see
-    ``target_settings`` for the whole.
+    ``bake``, ``channels``, ``clean``, ``nightly`` and ``retention`` are baker.toml's tables of that name,
+    ``local`` and ``aws`` are its tables over the defaults. ``variables`` holds, per target, what BAKER_*
+    variables say; see ``target_settings`` for the whole.
     """
 
     home: Path
@@ -223,8 +45,10 @@ class Settings:
     recipes: Path | None = None
     local: Mapping[str, Any] = field(default_factory=dict)
     aws: Mapping[str, Any] = field(default_factory=dict)
+    bake: Mapping[str, Any] = field(default_factory=dict)
     channels: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     clean: Mapping[str, str] = field(default_factory=dict)
+    nightly: Mapping[str, Any] = field(default_factory=dict)
     retention: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -279,8 +103,10 @@ def load_settings(
         recipes=project / table.get("recipes", "recipes") if project else None,
         local={**_find_proxy(variables), **table.get("local", {})},
         aws=dict(table.get("aws", {})),
+        bake=dict(table.get("bake", {})),
         channels=dict(table.get("channels", {})),
         clean=dict(table.get("clean", {})),
+        nightly=dict(table.get("nightly", {})),
         retention=dict(table.get("retention", {})),
         variables={target: _target_variables(target, variables) for target in TARGETS},
     )

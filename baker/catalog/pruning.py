@@ -27,6 +27,7 @@ from baker.catalog.schema import (
     image_events,
     images,
     layers,
+    package_states,
     recipes,
 )
 from baker.model import Artifact, ImageStatus
@@ -280,7 +281,7 @@ def _remove_build(connection: Connection, build: int) -> None:
         return
     consists_of = select(build_layers.c.layer).where(build_layers.c.build == build)
     numbers = list(connection.execute(consists_of).scalars())
-    for links in (build_packages, build_layers):
+    for links in (build_packages, build_layers, package_states):
         connection.execute(delete(links).where(links.c.build == build))
     connection.execute(delete(builds).where(builds.c.number == build))
     needed = exists().where(build_layers.c.layer == layers.c.number)

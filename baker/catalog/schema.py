@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-REVISION = "0003"
+REVISION = "0004"
 """The schema that this code knows: the newest of the migrations, whose names sort in their order."""
 
 REVISION_TABLE = "catalog_revision"
@@ -96,6 +96,8 @@ images = Table(
     Column("status_at", Moment, nullable=False),
     # A deprecated image is still available until then; null: deprecated at once.
     Column("deprecated_from", Moment),
+    # The preview channel that it was baked for: it is nobody else's ``latest``. Null: it is no preview.
+    Column("preview", Text),
     UniqueConstraint("recipe", "version"),
 )
 
@@ -195,6 +197,14 @@ artifacts = Table(
     UniqueConstraint("build", "store", "id"),
 )
 
+# What apt in the image knows, so that package updates are found without a machine; see baker.package_state.
+package_states = Table(
+    "package_states",
+    metadata,
+    Column("build", ForeignKey("builds.number"), primary_key=True),
+    Column("content", LargeBinary, nullable=False),
+)
+
 # --- what is inside ---------------------------------------------------------------------------------
 
 packages = Table(
@@ -244,6 +254,8 @@ channels = Table(
     Column("name", Text, primary_key=True),
     Column("version", Integer, nullable=False),
     Column("revision", Integer, nullable=False),
+    # A preview channel is collected after this; null: it stays.
+    Column("expires", Moment),
 )
 
 channel_moves = Table(
@@ -331,4 +343,39 @@ ledger = Table(
     Column("intended_at", Moment, nullable=False),
     Column("changed_at", Moment, nullable=False),
     UniqueConstraint("bake", "provider", "kind", "id", "place"),
+)
+
+# --- runs -----------------------------------------------------------------------------------------
+
+# One command that bakes: `bake` or `nightly`. What was asked for and what it came to, so that an interrupted
+# one can be continued, and a nightly tells what changed since the last one.
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False, index=True),
+    Column("project", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("finished", Moment),
+    Column("outcome", Text),
+    # What the command was asked for, and per recipe, target and architecture how it ended so far.
+    Column("options", JSON, nullable=False),
+    Column("results", JSON, nullable=False),
+    Column("report", JSON(none_as_null=True)),
+)
+
+# Who may do what only one may do at once. A holder that does not renew before ``deadline`` has lost it.
+locks = Table(
+    "locks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("since", Moment, nullable=False),
+    Column("deadline", Moment, nullable=False),
 )

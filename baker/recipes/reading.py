@@ -79,6 +79,9 @@ def _make_recipe(document: Document, project: Path, folder: Path) -> Recipe:
         timeout=timeout,
         total_timeout=parse_duration(values.get("total_timeout", max(7200.0, timeout))),
         image_tests=tuple(str(path) for path in sorted(tests)),
+        limits={stage: parse_duration(value) for stage, value in values.get("limits", {}).items()},
+        retries=values.get("retries"),
+        max_age=values.get("max_age"),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from baker.aws_settings import AWS_SETTINGS
-from baker.settings import LOCAL_SETTINGS
+from baker.project_schema import DURATION, LIMITS, LOCAL_SETTINGS, MAX_AGE, RETRIES
 from baker.toml_file import Schema
 
 DISTRIBUTIONS = ("debian", "ubuntu")
@@ -22,13 +22,6 @@ _GLOB: Schema = {
     "type": "string",
     "pattern": r"^(?![/~])(?!(.*/)?\.\.(/|$))(?!.*([^/]\*\*|\*\*[^/]))[^\n]+$",
     "title": "a path or glob inside the project, such as templates/**/*.j2",
-}
-_DURATION: Schema = {
-    "anyOf": [
-        {"type": "number", "exclusiveMinimum": 0},
-        {"type": "string", "pattern": r"^(?=.*[1-9])[0-9]+(\.[0-9]+)?[smh]$"},
-    ],
-    "title": 'seconds or a text such as "30m"',
 }
 FROM: Schema = {
     "anyOf": [
@@ -77,8 +70,11 @@ RECIPE_SCHEMA: Schema = {
             "title": 'a folder inside the recipe\'s folder, such as "."',
             "description": "Where relative paths start, from the recipe's folder; else the project's root",
         },
-        "timeout": {**_DURATION, "description": "Longest time of one operation"},
-        "total_timeout": {**_DURATION, "description": "Longest time of the whole recipe"},
+        "timeout": {**DURATION, "description": "Longest time of one operation"},
+        "total_timeout": {**DURATION, "description": "Longest time of the whole recipe"},
+        "limits": LIMITS,
+        "retries": RETRIES,
+        "max_age": MAX_AGE,
         "data": DATA,
         "targets": {
             "type": "object",

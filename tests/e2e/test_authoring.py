@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from baker.settings import LOCAL_SETTINGS
+from baker.project_schema import LOCAL_SETTINGS
 from tests.e2e.guides import GUIDES, read_blocks
 from tests.e2e.project import BAKER, Project, make_project
 

@@ -277,7 +277,7 @@ def test_export_of_an_older_schema_lacks_what_came_later(new_url: NewUrl) -> Non
     url = new_url("sqlite")
     with Catalog.open(url, actor="ann") as catalog:
         make_image(catalog)
-    content = export(url).replace(b'"schema":"0003"', b'"schema":"0002"', 1)
+    content = export(url).replace(b'"schema":"0004"', b'"schema":"0002"', 1)
     lines = content.splitlines(keepends=True)
     changed = [
         seal_line(re.sub(rb',"deprecated_from":null', b"", line)[: -CRC_BYTES - 1] + b"}\n")
@@ -499,10 +499,10 @@ def test_catalog_moves_to_the_team_s_server_by_commands(project: Project, postgr
     assert said.stdout == ""
     project.environ["BAKER_CATALOG"] = postgresql_url
     assert project.run("catalog", "migrate", "--check", status=3).stdout.startswith(
-        "schema 0003: would be made"
+        "schema 0004: would be made"
     )
-    assert project.run("catalog", "migrate").stdout.startswith("schema 0003: was made")
-    assert project.run("catalog", "migrate", "--check").stdout == "schema 0003: up to date\n"
+    assert project.run("catalog", "migrate").stdout.startswith("schema 0004: was made")
+    assert project.run("catalog", "migrate", "--check").stdout == "schema 0004: up to date\n"
     imported = project.run("catalog", "import", "-", stdin=(project.folder / "backup.jsonl").read_text())
     assert imported.stdout.startswith("imported 7 images of 2 recipes")
     after = project.json("catalog", "info")

@@ -27,6 +27,7 @@ PURE = (
     "seal",
     "fingerprint",
     "plan",
+    "project_schema",
     "recipes",
     "retention",
     "settings",
