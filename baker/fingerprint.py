@@ -341,7 +341,10 @@ def _explain_key(key: str, old: str | None, new: str | None) -> Reason:
     if kind == "source":
         return Reason(kind="source-moved", detail=f"source moved from {_shorten(old)} to {_shorten(new)}")
     if kind in ("tool", "package"):
-        return Reason(kind="tool-changed", detail=f"{name} {_tell_direction(old, new)}")
+        return Reason(
+            kind="configurer-upgraded" if kind == "tool" else "changed",
+            detail=f"{name} {_tell_direction(old, new)}",
+        )
     if kind not in WORDS:
         return Reason(
             kind="changed", detail=f"{name or kind} changed from {old or 'none'} to {new or 'none'}"

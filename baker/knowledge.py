@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from baker import identity
 from baker.catalog import Catalog
-from baker.errors import BadReference
+from baker.errors import BadReference, CatalogError
 from baker.fingerprint import image_test_inputs, refresh_traced, static_inputs
-from baker.model import Build, Image, Recipe, Reference
+from baker.model import Build, Image, ImageStatus, Recipe, Reference
+from baker.package_state import PackageUpdate
 from baker.providers.protocol import Provider, ResolvedSource
 from baker.seal import SEAL_VERSION
 from baker.settings import Settings, result_settings, target_settings
@@ -62,6 +64,7 @@ class ProjectKnowledge:
     providers: Mapping[str, Provider]
     settings: Settings
     environ: Mapping[str, str]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _static: dict[tuple[str, str, str, str | None], dict[str, str]] = field(default_factory=dict, init=False)
 
     def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
@@ -103,6 +106,39 @@ class ProjectKnowledge:
 
     def image_tests(self, recipe: Recipe) -> Mapping[str, str]:
         return image_test_inputs(recipe)
+
+    def package_updates(
+        self, recipe: Recipe, target: str, arch: str, build: Build
+    ) -> tuple[Sequence[PackageUpdate], str | None]:
+        del recipe, target, arch, build
+        return (), None
+
+    def max_age(self, recipe: Recipe) -> str | None:
+        return recipe.max_age or self.settings.bake.get("max_age")
+
+    def now(self) -> datetime:
+        return self.clock()
+
+    def explain_revoked(self, recipe: str, target: str, arch: str) -> str | None:
+        del target, arch  # an image is revoked with all its builds
+        newest = next(iter(self.catalog.images(recipe, limit=1)), None)
+        if newest is None:
+            return None
+        if newest.status is ImageStatus.REVOKED:
+            return f"{newest.reference} was revoked" + (
+                f": {newest.status_reason}" if newest.status_reason else ""
+            )
+        if newest.revoked_ancestors:
+            return (
+                f"{newest.reference} is built upon {', '.join(newest.revoked_ancestors)}, which was revoked"
+            )
+        return None
+
+    def name_build(self, build_id: str) -> str | None:
+        try:
+            return self.catalog.holder(build_id).reference
+        except CatalogError:
+            return None
 
     def archs(self, recipe: Recipe, target: str) -> Sequence[str]:
         """What a recipe is baked for on a target; none where nobody here can do that."""

@@ -7,6 +7,9 @@ Parents that were not asked for are planned only where they have no usable build
 asked for is used as it is. A parent that was asked for (or is missing) goes first, and where it will be
 baked, its children are planned as ``parent-will-be-baked``. That is a forecast: the parent's re-bake may
 come out the same, so whoever executes the plan compares fingerprints again once the parent is there.
+
+A build whose inputs did not move is baked again all the same where the package archive has moved on, where it
+is older than it may be, or where nobody can tell what it depends on.
 """
 
 from __future__ import annotations
@@ -15,15 +18,21 @@ import enum
 import graphlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Protocol
 
 from baker.errors import CloudError, RecipeError, SourceError
-from baker.fingerprint import TESTS_CHANGED, explain, explain_image_tests, fingerprint
+from baker.fingerprint import TESTS_CHANGED, explain_image_tests
+from baker.judging import Judged, judge
 from baker.model import LATEST, Build, Reason, Recipe, Reference, Source
+from baker.package_state import PackageUpdate
 
 Node = tuple[str, str, str]
 """Recipe, target, architecture."""
+
+IsForced = Callable[[Node], bool]
+"""Whether a bake was asked for whatever is known."""
 
 ArchsOf = Callable[[Recipe, str], Sequence[str]]
 """The architectures that a recipe is planned for on one of its targets; none where it is left out."""
@@ -42,7 +51,8 @@ class PlanEntry:
 
     ``build`` is the usable build that is hit: on a skip the newest one, as on a verify, which runs the image
     tests on it anew; on a bake an older one that the next version re-issues (reason ``reissue``), so that
-    nothing has to be configured.
+    nothing has to be configured. ``updates`` are the packages that a bake would bring up to date; ``note``
+    says why that cannot be told, where it cannot.
     """
 
     recipe: str
@@ -51,16 +61,18 @@ class PlanEntry:
     action: Action
     reasons: tuple[Reason, ...]
     build: Build | None = None
+    updates: tuple[PackageUpdate, ...] = ()
+    note: str | None = None
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether there is something to do, or something in the way."""
+        return self.action is not Action.SKIP
 
     @property
     def verifies(self) -> bool:
         """Whether the image tests are not those that ``build`` passed."""
         return any(reason.kind == TESTS_CHANGED for reason in self.reasons)
-
-
-UNTOLD = Reason(
-    kind="changed", detail="it was restored from an artifact that does not tell what it was made of"
-)
 
 
 def describe_reasons(entry: PlanEntry) -> str:
@@ -98,6 +110,26 @@ class Knowledge(Protocol):
     def image_tests(self, recipe: Recipe) -> Mapping[str, str]:
         """What the recipe's image tests are now. Raises RecipeError."""
 
+    def package_updates(
+        self, recipe: Recipe, target: str, arch: str, build: Build
+    ) -> tuple[Sequence[PackageUpdate], str | None]:
+        """The packages that baking the recipe again would change; or none, and why that cannot be told.
+
+        Raises SourceError where the archive cannot be asked.
+        """
+
+    def max_age(self, recipe: Recipe) -> str | None:
+        """How old a build may become (``30d``), if anybody said so."""
+
+    def now(self) -> datetime:
+        """The time that ages are measured by."""
+
+    def explain_revoked(self, recipe: str, target: str, arch: str) -> str | None:
+        """Which image, newer than every usable build, was revoked, and why; None where there is none."""
+
+    def name_build(self, build_id: str) -> str | None:
+        """The reference of the newest image that holds a build; None where the catalog does not know it."""
+
 
 def make_plan(
     recipes: Mapping[str, Recipe],
@@ -105,13 +137,14 @@ def make_plan(
     *,
     archs: ArchsOf,
     selected: Iterable[str] | None = None,
-    force: bool = False,
+    force: bool | IsForced = False,
 ) -> tuple[PlanEntry, ...]:
     """The plan for the selected recipes (all if None) and the parents they lack, parents first.
 
-    ``recipes`` holds the selected ones and their ancestors. ``force`` bakes what was selected, whatever is
-    known.
+    ``recipes`` holds the selected ones and their ancestors. ``force`` bakes what was selected (or those of it
+    that it says), whatever is known.
     """
+    is_forced = force if callable(force) else lambda _node: bool(force)
     asked = set(recipes if selected is None else selected)
     needed = _find_needed(recipes, knowledge, archs, asked)
     planned: dict[Node, PlanEntry] = {}
@@ -122,7 +155,7 @@ def make_plan(
                 if node in needed:
                     try:
                         planned[node] = _plan_one(
-                            recipes[name], target, arch, knowledge, planned, force and name in asked
+                            recipes[name], target, arch, knowledge, planned, name in asked and is_forced(node)
                         )
                     except CloudError as error:  # the other targets do not depend on it
                         reason = Reason(kind="blocked", detail=str(error))
@@ -184,6 +217,27 @@ def _find_needed(
     return needed
 
 
+def follow_channel(recipes: Mapping[str, Recipe], channel: str) -> dict[str, Recipe]:
+    """The recipes, each starting from what its parent's channel holds, where it followed its newest image."""
+
+    def gate(source: Source) -> Source:
+        parent = followed_parent(source)
+        return Reference(recipe=parent, channel=channel) if parent else source
+
+    return {
+        name: replace(
+            recipe,
+            targets={
+                target: replace(spec, source=gate(spec.source)) for target, spec in recipe.targets.items()
+            },
+        )
+        for name, recipe in recipes.items()
+    }
+
+
+# --- one recipe -------------------------------------------------------------------------------------
+
+
 def _plan_one(
     recipe: Recipe,
     target: str,
@@ -192,9 +246,18 @@ def _plan_one(
     planned: Mapping[Node, PlanEntry],
     forced: bool,
 ) -> PlanEntry:
+    judged = Judged(hit=None, changes=())
+
     def entry(action: Action, reasons: Sequence[Reason], build: Build | None = None) -> PlanEntry:
         return PlanEntry(
-            recipe=recipe.name, target=target, arch=arch, action=action, reasons=tuple(reasons), build=build
+            recipe=recipe.name,
+            target=target,
+            arch=arch,
+            action=action,
+            reasons=tuple(reasons),
+            build=build,
+            updates=judged.updates,
+            note=judged.note,
         )
 
     source = recipe.targets[target].source
@@ -220,24 +283,26 @@ def _plan_one(
         reasons.append(Reason(kind="parent-will-be-baked", detail=f"its parent {parent_name} will be baked"))
     builds = knowledge.usable_builds(recipe.name, target, arch)
     if not builds:
-        why = knowledge.explain_no_build(Reference(recipe=recipe.name), target, arch)
-        never = Reason(kind="never-baked", detail=f"it has no usable build for {target}/{arch}: {why}")
-        return entry(Action.BAKE, [*reasons, never])
+        return entry(Action.BAKE, [*reasons, _explain_none(recipe, target, arch, knowledge)])
     if parent_is_due and parent is None:
         return entry(Action.BAKE, reasons)
     try:
-        hit, changes = _compare(recipe, target, arch, knowledge, parent, builds)
+        judged = judge(recipe, target, arch, knowledge, parent, builds)
+        hit = judged.hit
         tests = explain_image_tests(hit.image_tests, knowledge.image_tests(recipe)) if hit else []
     except (SourceError, RecipeError) as error:
         return entry(Action.BLOCKED, [Reason(kind="blocked", detail=str(error))])
+    changes = judged.changes
     if parent_is_due:  # where the source moves to is not known yet
-        changes = [change for change in changes if change.kind != "source-moved"]
+        changes = tuple(change for change in changes if change.kind != "source-moved")
+    if hit is None and (revoked := knowledge.explain_revoked(recipe.name, target, arch)):
+        changes = (*changes, Reason(kind="revoked", detail=revoked))
     if reasons or hit is None:
         return entry(Action.BAKE, [*reasons, *changes])
     waiting = knowledge.waiting_version(recipe.name, target, arch) if hit is builds[0] else None
     if waiting:
         detail = f"its build of {hit.created:%Y-%m-%d %H:%M} UTC goes into {waiting}, which lacks one"
-        return entry(Action.BAKE, [Reason(kind="reissue", detail=detail), *tests], hit)
+        return entry(Action.BAKE, [Reason(kind="incomplete", detail=detail), *tests], hit)
     if hit is builds[0] and tests:
         return entry(Action.VERIFY, tests, hit)
     if hit is builds[0]:
@@ -250,27 +315,9 @@ def _plan_one(
     return entry(Action.BAKE, [reissue, *tests, *changes], hit)
 
 
-def _compare(
-    recipe: Recipe,
-    target: str,
-    arch: str,
-    knowledge: Knowledge,
-    parent: Build | None,
-    builds: Sequence[Build],
-) -> tuple[Build | None, list[Reason]]:
-    """The newest build whose inputs are still what they were, and how they differ from the newest build's."""
-    changes: list[Reason] = []
-    for build in builds:
-        inputs = knowledge.current_inputs(recipe, target, arch, parent, build)
-        same = fingerprint(inputs) == build.fingerprint
-        opaque = build.provenance.opaque if not recipe.inputs else None
-        if same and not opaque:
-            return build, changes
-        if build is builds[0]:
-            changes = explain(build.provenance.inputs, inputs) if build.provenance.inputs else [UNTOLD]
-            if same:
-                detail = (
-                    f"what it depends on cannot be told: {opaque} (declare its inputs to let it be skipped)"
-                )
-                changes = [Reason(kind="opaque", detail=detail)]
-    return None, changes or [Reason(kind="changed", detail="its fingerprint is made up in another way now")]
+def _explain_none(recipe: Recipe, target: str, arch: str, knowledge: Knowledge) -> Reason:
+    revoked = knowledge.explain_revoked(recipe.name, target, arch)
+    if revoked:
+        return Reason(kind="revoked", detail=revoked)
+    why = knowledge.explain_no_build(Reference(recipe=recipe.name), target, arch)
+    return Reason(kind="never-baked", detail=f"it has no usable build for {target}/{arch}: {why}")

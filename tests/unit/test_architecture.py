@@ -26,6 +26,8 @@ PURE = (
     "layer_search",
     "seal",
     "fingerprint",
+    "judging",
+    "package_state",
     "plan",
     "project_schema",
     "recipes",

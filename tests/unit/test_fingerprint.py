@@ -229,7 +229,7 @@ def test_kinds_of_reasons_are_stable(project):
     assert explain(before, now)[0] == Reason(
         kind="source-moved", detail="source moved from sha256:111111111111 to sha256:2"
     )
-    assert {reason.kind for reason in explain(before, now)} == {"source-moved", "tool-changed", "changed"}
+    assert {reason.kind for reason in explain(before, now)} == {"source-moved", "configurer-upgraded", "changed"}
 
 
 def test_arch_and_target_are_inputs(project):

@@ -8,7 +8,8 @@ import pytest
 from baker.errors import CatalogError, CloudError, SourceError
 from baker.fingerprint import fingerprint
 from baker.model import AmiSource, Bootstrap, Build, Provenance, Recipe, Reference, TargetSpec
-from baker.plan import Action, followed_parent, make_plan
+from baker.package_state import PackageUpdate
+from baker.plan import Action, follow_channel, followed_parent, make_plan
 
 ARCHS = {"local": ["amd64"]}
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
@@ -48,6 +49,10 @@ class World:
     broken: dict = field(default_factory=dict)
     tests: dict = field(default_factory=dict)
     waiting: dict = field(default_factory=dict)
+    updates: dict = field(default_factory=dict)
+    revoked: dict = field(default_factory=dict)
+    names: dict = field(default_factory=dict)
+    clock: datetime = NOON
 
     def add(self, *recipes):
         for recipe in recipes:
@@ -104,6 +109,21 @@ class World:
 
     def image_tests(self, recipe):
         return self.tests.get(recipe.name, {})
+
+    def package_updates(self, recipe, target, arch, build):  # noqa: ARG002
+        return self.updates.get(build.id, ()), None
+
+    def max_age(self, recipe):
+        return recipe.max_age
+
+    def now(self):
+        return self.clock
+
+    def explain_revoked(self, recipe, target, arch):  # noqa: ARG002
+        return self.revoked.get(recipe)
+
+    def name_build(self, build_id):
+        return self.names.get(build_id)
 
 
 def make_world():
@@ -358,7 +378,7 @@ def test_build_that_is_current_goes_into_the_version_that_lacks_one():
     [entry] = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["web"])
     assert (entry.action, entry.build) == ("bake", world.builds["web", "local", "amd64"][0])
     assert [(reason.kind, reason.detail) for reason in entry.reasons] == [
-        ("reissue", "its build of 2025-06-01 12:00 UTC goes into web:2, which lacks one")
+        ("incomplete", "its build of 2025-06-01 12:00 UTC goes into web:2, which lacks one")
     ]
     world.files["web"] = "v2"
     [entry] = make_plan(world.recipes, world, archs=find_archs(ARCHS), selected=["web"])
@@ -481,3 +501,86 @@ def test_build_of_an_older_baker_is_verified_if_there_are_tests(tests):
     world.tests["web"] = tests
     unknown = "web verify image-tests-changed: it is not known which image tests it passed"
     assert tell(world, "web") == ([unknown] if tests else [f"web skip {UNCHANGED}"])
+
+
+# --- a build that fits all the same, and is baked again ---------------------------------------------------
+
+
+def make_update(name, installed="1.0", candidate="1.1", *, security=False):
+    return PackageUpdate(name=name, arch="amd64", installed=installed, candidate=candidate, security=security)
+
+
+def test_outdated_packages_are_a_reason_for_the_recipe_that_has_them_and_its_children():
+    world = make_world().bake("base", "web", "app")
+    world.updates["web-0"] = [make_update("nginx"), make_update("openssl", security=True)]
+    told = "packages-outdated: 2 packages outdated: openssl 1.0 -> 1.1 (security), nginx 1.0 -> 1.1"
+    assert tell(world) == [
+        f"base skip {UNCHANGED}",
+        f"web bake {told}",
+        "app bake parent-will-be-baked: its parent web will be baked",
+    ]
+    entry = make_plan(world.recipes, world, archs=find_archs(ARCHS))[1]
+    assert (len(entry.updates), entry.build) == (2, None)
+
+
+def test_many_outdated_packages_are_counted_after_the_first_ones():
+    world = World().add(make_recipe("base")).bake("base")
+    world.updates["base-0"] = [make_update(f"lib{n}") for n in range(8)] + [make_update("new", None)]
+    detail = tell(world)[0]
+    assert "9 packages outdated: lib0 1.0 -> 1.1" in detail
+    assert detail.endswith(", 4 more")
+
+
+def test_earlier_build_with_outdated_packages_is_not_issued_again():
+    world = World().add(make_recipe("base")).bake("base")
+    world.files["base"] = "v2"
+    world.bake("base")
+    world.files["base"] = "v1"
+    assert tell_kinds(world) == ["base bake reissue changed"]
+    world.updates["base-0"] = [make_update("openssl")]
+    assert tell_kinds(world) == ["base bake changed"]
+
+
+def test_build_older_than_it_may_be_is_baked_again():
+    world = World().add(replace(make_recipe("base"), max_age="2d")).bake("base")
+    world.clock = NOON + timedelta(days=2)
+    assert tell_kinds(world) == ["base skip unchanged"]
+    world.clock += timedelta(seconds=1)
+    assert tell(world) == [
+        "base bake too-old: its build of 2025-06-01 12:00 UTC is older than 2d",
+    ]
+
+
+def test_revoked_image_is_named_where_no_build_is_left_or_fits():
+    world = make_world()
+    world.revoked["base"] = "base:1 was revoked: CVE-2025-1"
+    assert tell(world, "base") == ["base bake revoked: base:1 was revoked: CVE-2025-1"]
+    world.bake("base")
+    assert tell(world, "base") == [f"base skip {UNCHANGED}"]
+    world.files["base"] = "v2"
+    assert tell_kinds(world, "base") == ["base bake changed revoked"]
+
+
+def test_move_of_the_source_is_told_by_the_images_names():
+    world = make_world().bake("base", "web", "app")
+    web = world.builds["web", "local", "amd64"][0]
+    known = replace(web, provenance=replace(web.provenance, parent_build="base-0"))
+    world.builds["web", "local", "amd64"] = [known]
+    world.files["base"] = "v2"
+    world.bake("base")
+    world.names.update({"base-0": "base:1", "base-1": "base:2"})
+    assert tell(world, "web") == ["web bake source-moved: its source moved from base:1 to base:2"]
+
+
+def test_gate_lets_children_start_from_what_the_channel_of_their_parent_holds():
+    world = make_world().bake("base", "web", "app")
+    world.files["base"] = "v2"
+    world.recipes = follow_channel(world.recipes, "dev")
+    world.pinned["base:dev"] = world.builds["base", "local", "amd64"][0]
+    told = tell(world)
+    assert told[0].startswith("base bake changed")
+    assert told[1] == f"web skip {UNCHANGED}", "its parent's new image is not promoted yet"
+    assert told[2] == (
+        "app blocked blocked: it starts from web:dev, "
+        "which names no usable local/amd64 image: nobody baked it"
+    )
