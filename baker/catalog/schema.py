@@ -273,6 +273,8 @@ channel_moves = Table(
     Column("overridden", JSON(none_as_null=True)),
     # Whether it was a roll-back; null (an older schema did not say) is a promotion.
     Column("rolled_back", Boolean),
+    # Whether the channel ended here, holding ``to_version``: it had expired. Null: it did not.
+    Column("expired", Boolean),
 )
 
 # What a channel's gate asks, kept where the pipeline that it restrains cannot edit it. An empty recipe
@@ -374,7 +376,8 @@ locks = Table(
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("actor", Text, nullable=False),
-    Column("host", Text, nullable=False),
+    # Host and BAKER_HOME of the holder: see identity.store_name.
+    Column("store", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     Column("since", Moment, nullable=False),
     Column("deadline", Moment, nullable=False),

@@ -18,10 +18,12 @@ from baker.catalog.family import FamilyCalls
 from baker.catalog.finding import FindCalls
 from baker.catalog.leases import LeaseCalls
 from baker.catalog.life import LifeCalls
+from baker.catalog.locks import LockCalls
 from baker.catalog.logs import LogCalls
 from baker.catalog.moving import MovingCalls
 from baker.catalog.promoting import ChannelCalls
 from baker.catalog.pruning import PruneCalls
+from baker.catalog.runs import RunCalls
 from baker.errors import CatalogError
 from baker.layer import Layer
 from baker.model import (
@@ -48,6 +50,8 @@ class Catalog(
     LeaseCalls,
     PruneCalls,
     LogCalls,
+    RunCalls,
+    LockCalls,
     MovingCalls,
     Calls,
 ):

@@ -97,6 +97,11 @@ def fill(catalog: Catalog) -> None:
     run(catalog, insert(schema.image_events).values(image=1, event="deprecated", reason="old", **who))
     lease = {"id": "01JLEASE", "image": 1, "owner": "web-prod", "actor": "bob", "created": NOON}
     run(catalog, insert(schema.leases).values(expires=NOON + timedelta(days=1), **lease))
+    catalog.start_run("01JRUN", "nightly", "/srv/größe", {"recipes": None, "jobs": 2})
+    catalog.record_results("01JRUN", {("web", "local", "amd64"): {"error": "caf\\udce9 “failed”\n"}})
+    catalog.finish_run("01JRUN", "failed", {"seconds": 1.5})
+    catalog.start_run("01JRUNS", "bake", "/srv", {})
+    catalog.hold_lock("nightly", "01JRUN", seconds=60, store="builder-1:/var/lib/baker#00", pid=7)
 
 
 def run(catalog: Catalog, statement: sqlalchemy.Executable) -> None:

@@ -15,6 +15,8 @@ PURE = (
     "model",
     "layer",
     "leases",
+    "locks",
+    "runs",
     "gates",
     "ages",
     "aws_settings",

@@ -10,6 +10,7 @@ down_revision = "0003"
 def upgrade() -> None:
     op.add_column("images", sa.Column("preview", sa.Text(), nullable=True))
     op.add_column("channels", sa.Column("expires", sa.Text(), nullable=True))
+    op.add_column("channel_moves", sa.Column("expired", sa.Boolean(), nullable=True))
     op.create_table(
         "package_states",
         sa.Column("build", sa.Integer(), nullable=False),
@@ -39,7 +40,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("holder", sa.Text(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
-        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("store", sa.Text(), nullable=False),
         sa.Column("pid", sa.Integer(), nullable=False),
         sa.Column("since", sa.Text(), nullable=False),
         sa.Column("deadline", sa.Text(), nullable=False),
