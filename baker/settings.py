@@ -3,6 +3,7 @@
 Flag > BAKER_* variable > recipe's target table > baker.toml > default. The variables are ``BAKER_HOME``,
 ``BAKER_CATALOG``, ``BAKER_ACTOR`` and, for every key of a target's table, ``BAKER_LOCAL_KEY`` and
 ``BAKER_AWS_KEY`` (``BAKER_LOCAL_MIRROR`` is ``mirror`` of ``[local]``). An empty one counts as unset.
+Without ``BAKER_ACTOR`` it is whoever started the job of a CI, then ``SUDO_USER`` or ``USER``.
 
 The default of ``BAKER_HOME`` is /var/lib/baker for root, and for everybody where it is there; else it is a
 user's own ``$XDG_DATA_HOME/baker`` (``~/.local/share/baker`` unless set). ``BAKER_SANDBOX`` is no setting of
@@ -27,6 +28,17 @@ from baker.toml_file import Document, Problem, describe, find_problems, nearest,
 PROJECT_FILE = "baker.toml"
 DEFAULT_HOME = "/var/lib/baker"
 TARGETS = ("aws", "local")
+
+CI_ACTORS: Mapping[str, str] = {
+    "GITHUB_ACTIONS": "GITHUB_ACTOR",  # Gitea and Forgejo set them too
+    "GITLAB_CI": "GITLAB_USER_LOGIN",
+    "BUILDKITE": "BUILDKITE_BUILD_CREATOR",
+    "CIRCLECI": "CIRCLE_USERNAME",
+    "DRONE": "DRONE_COMMIT_AUTHOR",
+    "JENKINS_URL": "BUILD_USER_ID",  # by its plugin build-user-vars
+    "TF_BUILD": "BUILD_REQUESTEDFOR",  # Azure Pipelines
+}
+"""The variable by which a CI says that it is one, and the one that says who started the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,7 +191,8 @@ def _anchor_catalog(url: str | None, project: Path | None) -> str | None:
 
 
 def _find_actor(variables: Mapping[str, str]) -> str:
-    for name in ("BAKER_ACTOR", "SUDO_USER", "USER"):
+    started = [actor for mark, actor in CI_ACTORS.items() if variables.get(mark, "false").lower() != "false"]
+    for name in ("BAKER_ACTOR", *started, "SUDO_USER", "USER"):
         if name in variables:
             return variables[name]
     try:

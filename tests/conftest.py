@@ -14,7 +14,11 @@ import pytest
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups
 from baker.providers.local.host import children_of, missing_tools
 from baker.providers.local.provider import LocalProvider
+from baker.settings import CI_ACTORS
 from tests.postgresql import catalog_url, new_url, postgresql, postgresql_url
+
+for variable in ("CI", *CI_ACTORS):  # baker is not to behave as in a CI because its tests run in one
+    os.environ.pop(variable, None)
 
 __all__ = ["catalog_url", "new_url", "postgresql", "postgresql_url"]  # fixtures for every test
 
