@@ -163,6 +163,7 @@ def make_providers(
     *,
     targets: Collection[str] | None = None,
     offline: bool = False,
+    refresh: bool = False,
     detached: bool = False,
 ) -> Mapping[str, Provider]:
     """The providers of the configured targets, or of those ``targets`` that are configured.
@@ -182,7 +183,11 @@ def make_providers(
             from baker.providers.local.provider import LocalProvider
 
             providers[target] = LocalProvider(
-                settings.home, project=settings.project, offline=offline, detached=detached
+                settings.home,
+                project=settings.project,
+                offline=offline,
+                refresh=refresh,
+                detached=detached,
             )
         else:
             from baker.providers.aws.provider import AwsProvider

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from baker.layer import Layer
@@ -129,6 +130,12 @@ class Provider(Protocol):
         """Pin a source; ``settings`` are those of the recipe on this target, ``parent`` is for ``arch``.
 
         Raises SourceError. Starts nothing; well under a second when nothing moved.
+        """
+
+    def shown_folders(self, settings: Mapping[str, Any]) -> Mapping[str, Path]:
+        """Folders of this host that are package repositories for build instances, by where those see them.
+
+        Raises SourceError for one that is missing.
         """
 
     def launch(self, bake_id: str, recipe: Recipe, source: ResolvedSource, teardown: Teardown) -> Machine:

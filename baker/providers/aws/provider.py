@@ -100,6 +100,10 @@ class AwsProvider:
 
     # --- sources ----------------------------------------------------------------------------------
 
+    def shown_folders(self, settings: Mapping[str, Any]) -> Mapping[str, Path]:
+        del settings  # an instance sees nothing of this host
+        return {}
+
     def resolve(
         self, source: Source, parent: Build | None, settings: Mapping[str, Any], arch: str
     ) -> ResolvedSource:

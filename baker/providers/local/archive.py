@@ -22,6 +22,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import unquote
 
+from baker.apt_failures import is_passing_fetch
 from baker.errors import CommandFailed, SourceError
 from baker.model import Bootstrap
 from baker.providers.local.host import DPKG_ARCH, run_tool
@@ -62,7 +63,8 @@ class Archive:
     """The archive of one suite and architecture.
 
     ``mirror`` and ``security_mirror`` are base addresses; without them what mmdebstrap knows is taken.
-    ``repositories`` (addresses only) are known beside it: their indexes are fetched with its own.
+    ``repositories`` (addresses only) are known beside it: their indexes are fetched with its own. Those that
+    were fetched before ``not_before`` are fetched again, however young they are.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Archive:
         security_mirror: str | None = None,
         proxy: str | None = None,
         repositories: Sequence[Repository] = (),
+        not_before: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if bootstrap.distribution not in KEYRINGS:
@@ -93,6 +96,7 @@ class Archive:
         self._mirror = mirror
         self._security_mirror = security_mirror
         self._proxy = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
+        self._not_before = not_before
         self._clock = clock
         mirrors = f"{mirror} {security_mirror}".encode()
         chosen = hashlib.sha256(mirrors).hexdigest()[:8] if mirror or security_mirror else "default"
@@ -110,13 +114,15 @@ class Archive:
 
     # --- indexes ----------------------------------------------------------------------------------
 
-    def refresh(self, *, offline: bool = False, force: bool = False) -> None:
+    def refresh(self, *, offline: bool = False) -> None:
         """Bring the indexes up to date unless they are younger than an hour. Raises SourceError."""
         stamp = self.folder / "refreshed"
 
         def is_fresh() -> bool:
-            age = self._clock() - stamp.stat().st_mtime if stamp.exists() else None
-            return age is not None and (offline or (not force and 0 <= age < FRESH_SECONDS))
+            if not stamp.exists():
+                return False
+            fetched = stamp.stat().st_mtime
+            return offline or (fetched >= self._not_before and 0 <= self._clock() - fetched < FRESH_SECONDS)
 
         if is_fresh():
             return
@@ -137,6 +143,7 @@ class Archive:
                 raise SourceError(
                     f"the package archive of {self.bootstrap} cannot be read: {error.stderr_tail}",
                     hint="Check the network, the proxy, [local] mirror in baker.toml; or use --offline.",
+                    passing=is_passing_fetch(error.stderr_tail),
                 ) from error
             finally:
                 remove_files(self.lists / "partial")
@@ -302,6 +309,7 @@ class Archive:
             raise SourceError(
                 f"packages of {self.bootstrap} cannot be fetched: {error.stderr_tail}",
                 hint="Bake again: what did arrive is kept.",
+                passing=is_passing_fetch(error.stderr_tail),
             ) from error
 
     def accept(self, folder: Path) -> int:

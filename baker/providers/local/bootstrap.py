@@ -12,7 +12,7 @@ from typing import Any
 
 from baker.errors import CommandFailed, SourceError
 from baker.manifest import parse_dpkg_status
-from baker.model import Package, Resource
+from baker.model import Bootstrap, Package, Resource
 from baker.providers.local.archive import INCLUDED, Archive, ResolvedBootstrap
 from baker.providers.local.host import DPKG_ARCH, run_tool
 from baker.providers.local.store import Store
@@ -104,3 +104,9 @@ def remove_folder(folder: Path) -> None:
     """Delete a folder of the store; idempotent, follows no link."""
     if folder.exists():
         shutil.rmtree(folder)
+
+
+def parse_bootstrap(text: str) -> Bootstrap:
+    """The inverse of ``str(bootstrap)``."""
+    distribution, _, suite = text.partition(":")
+    return Bootstrap(distribution=distribution, suite=suite)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import socket
-import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,8 +17,9 @@ from typing import Any
 from baker.errors import BakerError, HostError, SourceError, StoreError
 from baker.layer import Layer
 from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source, TreeSource
+from baker.package_state import NEWEST_SEEN
 from baker.providers.local.archive import Archive
-from baker.providers.local.bootstrap import ensure_bootstrap, remove_folder
+from baker.providers.local.bootstrap import ensure_bootstrap, parse_bootstrap, remove_folder
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove_cgroup
 from baker.providers.local.holder import MachineSpec
 from baker.providers.local.host import (
@@ -31,15 +31,15 @@ from baker.providers.local.host import (
 )
 from baker.providers.local.limits import read_limits
 from baker.providers.local.machine import LocalMachine
+from baker.providers.local.offline import place_offline_method
 from baker.providers.local.proxies import loopback_port
 from baker.providers.local.repositories import (
-    SHOWN,
     Repository,
-    find_folder,
     install_repository,
     pin_repositories,
     read_repositories,
     remove_folder_repositories,
+    show_folders,
 )
 from baker.providers.local.sidecars import list_sidecars, read_contents
 from baker.providers.local.store import Store
@@ -48,8 +48,6 @@ from baker.providers.local.trees import ensure_tree, resolve_tree
 from baker.providers.protocol import Captured, IsNeeded, Machine, ResolvedSource, nobody_needs
 from baker.sidecar import Sidecar, Unreadable, describe_build, describe_issue
 from baker.teardown import Teardown
-
-OFFLINE_METHOD = Path(__file__).with_name("offline_method.sh")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,18 +62,29 @@ class LocalProvider:
     """See ``baker.providers.protocol.Provider``. ``home`` is BAKER_HOME; ``project`` is where relative paths
     of sources and settings start; ``offline`` forbids to fetch: then machines have no network either.
 
+    ``refresh`` fetches package indexes once more, however young they are. So it does where package updates
+    were looked for in newer ones than its own: a bake brings what a plan promised.
+
     ``detached`` machines outlive this process: for build instances that are kept for a look.
     """
 
     target = "local"
 
     def __init__(
-        self, home: Path, *, project: Path | None = None, offline: bool = False, detached: bool = False
+        self,
+        home: Path,
+        *,
+        project: Path | None = None,
+        offline: bool = False,
+        refresh: bool = False,
+        detached: bool = False,
     ) -> None:
         self.arch = host_arch()
         self.store = Store(home / "local")
         self.project = project
         self.offline = offline
+        self._not_before = time.time() if refresh else 0.0
+        self._newest_seen = home / NEWEST_SEEN
         self.detached = detached
         self._launched: dict[str, Launched] = {}
 
@@ -114,9 +123,14 @@ class LocalProvider:
             raise SourceError(f"{source} is not a source for the local target")
         return pinned(digest=parent.digest, artifact=parent.artifacts[0], parent=parent)
 
+    def shown_folders(self, settings: Mapping[str, Any]) -> Mapping[str, Path]:
+        pinned = pin_repositories(settings, self.project)
+        return show_folders(read_repositories(pinned.get("repositories", ())), self.project)
+
     def _archive(
         self, bootstrap: Bootstrap, settings: Mapping[str, Any], repositories: Sequence[Repository] = ()
     ) -> Archive:
+        seen = self._newest_seen.stat().st_mtime if self._newest_seen.exists() else 0.0
         return Archive(
             self.store,
             bootstrap,
@@ -125,6 +139,7 @@ class LocalProvider:
             security_mirror=settings.get("security_mirror"),
             proxy=settings.get("http_proxy"),
             repositories=repositories,
+            not_before=max(self._not_before, seen),
         )
 
     # --- baking -----------------------------------------------------------------------------------
@@ -138,10 +153,9 @@ class LocalProvider:
         proxy = source.settings.get("http_proxy")
         proxies = {"http_proxy": proxy, "https_proxy": proxy} if proxy else {}
         port = loopback_port(proxy) if proxy and not self.offline else None
-        folders = [repository for repository in repositories if repository.is_folder]
-        shown = [(find_folder(each, self.project).resolve(), f"{SHOWN}/{each.name}") for each in folders]
+        shown = [(folder, path) for path, folder in show_folders(repositories, self.project).items()]
         if archive is not None and self.offline:
-            shown.append((self._offline_method(), "/usr/lib/apt/methods/http"))
+            shown.append((place_offline_method(self.store.folder / "apt"), "/usr/lib/apt/methods/http"))
         spec = MachineSpec(
             name=bake_id,
             cgroup=self.cgroup_of(bake_id),
@@ -182,15 +196,6 @@ class LocalProvider:
         archive = self._archive(parse_bootstrap(chain["bootstrap"]), source.settings, known)
         archive.refresh(offline=self.offline)
         return archive
-
-    def _offline_method(self) -> Path:
-        """A copy that can be executed: packages of Python files do not keep the mode."""
-        path = self.store.folder / "apt" / OFFLINE_METHOD.name
-        new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
-        shutil.copyfile(OFFLINE_METHOD, new)
-        new.chmod(0o755)
-        new.replace(path)
-        return path
 
     def cgroup_of(self, machine: str) -> str:
         """Names the store too: the machines of another one on this host are none of our business."""
@@ -384,9 +389,3 @@ class LocalProvider:
             remove_folder(Path(resource.id))
         else:
             raise StoreError(f"the local provider has no {resource.kind} {resource.id}")
-
-
-def parse_bootstrap(text: str) -> Bootstrap:
-    """The inverse of ``str(bootstrap)``."""
-    distribution, _, suite = text.partition(":")
-    return Bootstrap(distribution=distribution, suite=suite)

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from baker.errors import SourceError
-from baker.providers.local.store import hash_file
 from baker.providers.protocol import Machine
 
 SOURCES = "/etc/apt/sources.list.d"
@@ -28,16 +27,16 @@ ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repository:
-    """One repository, pinned: ``key`` holds its public keys (base64).
+    """One repository, pinned: ``key`` holds its public keys (base64). ``uri`` is an address, or what the
+    project calls a folder.
 
-    ``uri`` is an address, or what the project calls the folder whose index has the digest ``index``.
+    What a folder holds is no part of it: package updates tell whom that concerns.
     """
 
     uri: str
     suite: str
     components: tuple[str, ...]
     key: str
-    index: str | None = None
 
     @property
     def name(self) -> str:
@@ -50,7 +49,7 @@ class Repository:
 
     @property
     def is_folder(self) -> bool:
-        return self.index is not None
+        return re.match(r"https?://", self.uri) is None
 
     @property
     def keyring(self) -> str:
@@ -75,7 +74,7 @@ class Repository:
 
 
 def pin_repositories(settings: Mapping[str, Any], project: Path | None) -> dict[str, Any]:
-    """The settings, with each repository's keys and index in it: so that a build depends on them.
+    """The settings, with each repository's keys in it: so that a build depends on them.
 
     Raises SourceError for a keyring or folder that is missing or is none.
     """
@@ -86,8 +85,11 @@ def pin_repositories(settings: Mapping[str, Any], project: Path | None) -> dict[
 
 
 def read_repositories(rows: Sequence[Mapping[str, Any]]) -> tuple[Repository, ...]:
-    """The inverse of ``asdict``, also from JSON."""
-    return tuple(Repository(**{**row, "components": tuple(row["components"])}) for row in rows)
+    """The inverse of ``asdict``, also from JSON that an earlier release wrote."""
+    known = ("uri", "suite", "key")
+    return tuple(
+        Repository(**{name: row[name] for name in known}, components=tuple(row["components"])) for row in rows
+    )
 
 
 def find_folder(repository: Repository, project: Path | None) -> Path:
@@ -95,6 +97,12 @@ def find_folder(repository: Repository, project: Path | None) -> Path:
     uri = repository.uri
     path = unquote(re.sub(r"^file:(//)?", "", uri)) if uri.startswith("file:") else uri
     return (project or Path.cwd()) / path
+
+
+def show_folders(repositories: Sequence[Repository], project: Path | None) -> dict[str, Path]:
+    """The folders among them, by the path at which machines see each while baking."""
+    folders = [repository for repository in repositories if repository.is_folder]
+    return {f"{SHOWN}/{folder.name}": find_folder(folder, project).resolve() for folder in folders}
 
 
 def install_repository(machine: Machine, repository: Repository) -> None:
@@ -153,12 +161,10 @@ def _pin(table: Mapping[str, Any], project: Path) -> Repository:
         suite=suite,
         components=tuple(table.get("components", () if flat else ("main",))),
         key=base64.b64encode(key).decode(),
-        index=None if re.match(r"https?://", uri) else "",
     )
     if not repository.is_folder:
         return repository
     folder = find_folder(repository, project) / ("" if flat else "dists") / suite
-    index = next((path for name in ("InRelease", "Release") if (path := folder / name).is_file()), None)
-    if index is None:
+    if not any((folder / name).is_file() for name in ("InRelease", "Release")):
         raise SourceError(f"repository {uri}: {folder} holds neither InRelease nor Release")
-    return Repository(**{**asdict(repository), "index": hash_file(index)})
+    return repository
