@@ -18,7 +18,16 @@ from baker.kitchen import Kitchen
 from baker.knowledge import resolve_parent
 from baker.life import list_warnings
 from baker.model import BakeRecord, BakeResult, Outcome, Recipe, Reference
-from baker.plan import Action, Node, PlanEntry, describe_reasons, followed_parent, make_plan
+from baker.plan import (
+    Action,
+    ArchsOf,
+    IsForced,
+    Node,
+    PlanEntry,
+    describe_reasons,
+    followed_parent,
+    make_plan,
+)
 from baker.progress import BakeEnded, Note
 from baker.sweep import sweep_dead_bakes
 
@@ -31,15 +40,24 @@ Ended = queue.SimpleQueue[tuple[Node, BakeResult | BaseException]]
 
 
 def plan_bakes(
-    recipes: Mapping[str, Recipe], kitchen: Kitchen, *, selected: Sequence[str] | None, force: bool = False
+    recipes: Mapping[str, Recipe],
+    kitchen: Kitchen,
+    *,
+    selected: Sequence[str] | None,
+    force: bool | IsForced = False,
 ) -> tuple[PlanEntry, ...]:
     """What would be baked for the kitchen's targets, and why. Starts nothing."""
+    return make_plan(recipes, kitchen.knowledge, archs=archs_here(kitchen), selected=selected, force=force)
+
+
+def archs_here(kitchen: Kitchen) -> ArchsOf:
+    """What recipes are baked for in a kitchen."""
     knowledge, targets = kitchen.knowledge, kitchen.targets
 
     def find_archs(recipe: Recipe, target: str) -> Sequence[str]:
         return knowledge.archs(recipe, target) if targets is None or target in targets else ()
 
-    return make_plan(recipes, knowledge, archs=find_archs, selected=selected, force=force)
+    return find_archs
 
 
 def plan_carried(

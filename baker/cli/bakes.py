@@ -1,65 +1,56 @@
-"""bake, plan."""
+"""bake."""
 
 from __future__ import annotations
 
-import os
-from typing import Annotated, Any
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baker.cli.completion import complete_recipe, complete_target
-from baker.cli.shell import require_terminal, shell_opener
-from baker.cli.wiring import (
-    Options,
-    check_providers,
-    choose_targets,
-    explaining_refusals,
-    make_providers,
-    open_catalog,
+from baker.cli.kitchens import (
+    Force,
+    Gate,
+    Jobs,
+    Json,
+    Offline,
+    Recipes,
+    Refresh,
+    Set,
+    Since,
+    Targets,
+    choose_selected,
+    open_kitchen,
+    select_recipes,
 )
+from baker.cli.shell import require_terminal, shell_opener
+from baker.cli.wiring import Options, open_catalog
 from baker.console import bake_json, say_warnings
 from baker.errors import UsageError
-from baker.model import Outcome, Recipe
+from baker.model import Outcome
 from baker.progress_console import ProgressConsole
-from baker.settings import Settings
 
-Recipes = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[RECIPE]…", help="All recipes if none is named.", autocompletion=complete_recipe),
-]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--target",
-        metavar="TARGET",
-        help="Only for this target (local, aws); may be repeated.",
-        autocompletion=complete_target,
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
-Force = Annotated[bool, typer.Option("--force", help="Bake also what is unchanged.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override recipe data.")]
-Offline = Annotated[
-    bool, typer.Option("--offline", help="Fetch nothing: use the package indexes that are here.")
-]
+if TYPE_CHECKING:
+    from baker.runs import Run
+    from baker.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What a run of `bake` is asked for, as far as one that goes on with it has to know."""
+
+    recipes: list[str] | None = None
+    targets: list[str] | None = None
+    force: bool = False
+    overrides: list[str] | None = None
+    jobs: int = 1
+    gate: str | None = None
+    since: str | None = None
+    offline: bool = False
+    refresh: bool = False
 
 
 def add_commands(app: typer.Typer) -> None:
     app.command("bake")(bake)
-    app.command("plan")(plan)
-
-
-def select_recipes(
-    settings: Settings, names: list[str] | None, overrides: list[str] | None
-) -> dict[str, Recipe]:
-    """The named recipes with their ancestors (all if none is named); ``--set`` goes to the named ones."""
-    from baker.recipes import apply_overrides, load_recipes
-
-    assert settings.project is not None
-    found = dict(load_recipes(settings.project, names or None, folder=settings.recipes))
-    for name in names or list(found):
-        found[name] = apply_overrides(found[name], overrides or [])
-    return found
 
 
 def bake(
@@ -76,111 +67,88 @@ def bake(
             help="Keep the build instance of a failed bake, or open a shell in it before it goes.",
         ),
     ] = "teardown",
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", metavar="N", min=1, help="How many recipes are baked at once.")
-    ] = 1,
+    jobs: Jobs = 1,
+    gate: Gate = None,
+    since: Since = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the last run, which was interrupted.")
+    ] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Fail where another process bakes the same recipe now.")
     ] = False,
     offline: Offline = False,
+    refresh: Refresh = False,
     as_json: Json = False,
 ) -> int:
     """Bake what is not up to date: all recipes, or those named."""
     from baker.execution import execute_plan, list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
-    from baker.kitchen import Kitchen
+    from baker.resuming import recorded_run
 
     if on_error not in ("teardown", "keep", "shell"):
         raise UsageError(f"--on-error takes teardown, keep or shell, not {on_error!r}")
+    wanted = Wanted(
+        recipes=recipes,
+        targets=targets,
+        force=force,
+        overrides=overrides,
+        jobs=jobs,
+        gate=gate,
+        since=since,
+        offline=offline,
+        refresh=refresh,
+    )
     options: Options = context.obj
-    console = ProgressConsole(as_json=as_json, several=jobs > 1)
+    settings = options.project_settings()
+    interrupted = find_interrupted_run(settings, wanted) if resume else None
+    if interrupted is not None:
+        wanted = Wanted(**interrupted.options)
+    console = ProgressConsole(as_json=as_json, several=wanted.jobs > 1)
     if on_error == "shell":
-        require_terminal(console, jobs=jobs)
+        require_terminal(console, jobs=wanted.jobs)
     interruption = Interruption()
     with interruption.installed():
-        settings = options.project_settings()
-        found = select_recipes(settings, recipes, overrides)
-        asked = {name: found[name] for name in recipes or found}
-        chosen = choose_targets(settings, asked, targets)
-        # Those that are not baked for as well: what makes a version complete is theirs to say.
-        wanted = {target for recipe in found.values() for target in recipe.targets}
-        detached = on_error == "keep"
-        providers = make_providers(settings, targets=wanted, offline=offline, detached=detached)
-        check_providers(providers, chosen)
-        with open_catalog(settings) as catalog:
-            kitchen = Kitchen(
-                catalog=catalog,
-                providers=providers,
-                settings=settings,
-                environ=os.environ,
-                show=console.show,
-                interruption=interruption,
-                targets=chosen,
-                keep_failed=on_error == "keep",
-                enter_failed=shell_opener(console) if on_error == "shell" else None,
-            )
-            entries = plan_bakes(found, kitchen, selected=recipes or None, force=force)
-            say_warnings(console, list_source_warnings(found, entries, catalog))
-            results = execute_plan(found, entries, kitchen, jobs=jobs, wait=not no_wait)
+        found = select_recipes(settings, wanted.recipes, wanted.overrides, wanted.gate)
+        with open_kitchen(
+            settings,
+            console,
+            found,
+            interruption,
+            asked=wanted.recipes,
+            targets=wanted.targets,
+            bakes=True,
+            offline=wanted.offline,
+            refresh=wanted.refresh,
+            detached=on_error == "keep",
+            keep_failed=on_error == "keep",
+            enter_failed=shell_opener(console) if on_error == "shell" else None,
+        ) as kitchen:
+            selected = choose_selected(kitchen, found, wanted.recipes, wanted.since, console)
+            force_of = forcing(wanted, interrupted)
+            entries = plan_bakes(found, kitchen, selected=selected, force=force_of)
+            say_warnings(console, list_source_warnings(found, entries, kitchen.catalog))
+            with recorded_run(kitchen, entries, asdict(wanted)) as recording:
+                results = execute_plan(found, entries, recording, jobs=wanted.jobs, wait=not no_wait)
     if as_json:
         console.result_json({"bakes": [bake_json(result) for result in results]})
     return int(any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results))
 
 
-@explaining_refusals()
-def plan(
-    context: typer.Context,
-    recipes: Recipes = None,
-    targets: Targets = None,
-    force: Force = False,
-    overrides: Set = None,
-    offline: Offline = False,
-    as_json: Json = False,
-) -> int:
-    """Say what `bake` would do, and why. Starts nothing."""
-    from baker.execution import list_source_warnings, plan_bakes
-    from baker.interrupt import Interruption
-    from baker.kitchen import Kitchen
+def find_interrupted_run(settings: Settings, wanted: Wanted) -> Run:
+    """Raises UsageError where there is none, or where more is asked for than to go on."""
+    from baker.resuming import find_interrupted
 
-    options: Options = context.obj
-    console = ProgressConsole(as_json=as_json)
-    settings = options.project_settings()
-    found = select_recipes(settings, recipes, overrides)
-    asked = {name: found[name] for name in recipes or found}
-    chosen = choose_targets(settings, asked, targets)
-    with open_catalog(settings, read_only=True, or_empty=True) as catalog:
-        kitchen = Kitchen(
-            catalog=catalog,
-            providers=make_providers(settings, targets=chosen, offline=offline),
-            settings=settings,
-            environ=os.environ,
-            show=console.show,
-            interruption=Interruption(),
-            targets=chosen,
-        )
-        entries = plan_bakes(found, kitchen, selected=recipes or None, force=force)
-        say_warnings(console, list_source_warnings(found, entries, catalog))
-    if as_json:
-        console.result_json({"recipes": [plan_json(entry) for entry in entries]})
-        return 0
-    rows = [
-        (
-            entry.recipe,
-            f"{entry.target}/{entry.arch}",
-            str(entry.action),
-            "; ".join(r.detail for r in entry.reasons),
-        )
-        for entry in entries
-    ]
-    console.table(("RECIPE", "TARGET", "ACTION", "WHY"), rows)
-    return 0
+    plain = Wanted()
+    if any(getattr(wanted, field.name) not in (getattr(plain, field.name), []) for field in fields(Wanted)):
+        raise UsageError("--resume goes on with what was asked for then: leave out the rest")
+    with open_catalog(settings, read_only=True) as catalog:
+        return find_interrupted(catalog, settings)
 
 
-def plan_json(entry: Any) -> dict[str, Any]:
-    return {
-        "recipe": entry.recipe,
-        "target": entry.target,
-        "arch": entry.arch,
-        "action": str(entry.action),
-        "reasons": [{"kind": reason.kind, "detail": reason.detail} for reason in entry.reasons],
-    }
+def forcing(wanted: Wanted, interrupted: Run | None) -> Any:
+    """What ``make_plan`` forces: all that was asked for, but not what the interrupted run was done with."""
+    from baker.resuming import is_settled
+
+    if interrupted is None or not wanted.force:
+        return wanted.force
+    return lambda node: not is_settled(interrupted, node)

@@ -19,6 +19,7 @@ PURE = (
     "runs",
     "gates",
     "ages",
+    "apt_failures",
     "aws_settings",
     "channels",
     "life",
@@ -28,6 +29,7 @@ PURE = (
     "layer_search",
     "seal",
     "fingerprint",
+    "graph",
     "judging",
     "package_state",
     "plan",
@@ -36,6 +38,7 @@ PURE = (
     "retention",
     "settings",
     "sidecar",
+    "time_limits",
     "toml_file",
 )
 ADAPTERS = ("providers.aws", "providers.local", "catalog", "configurer")
