@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from baker.catalog import Catalog
-from baker.channels import Channel, ChannelMove, list_earlier, require_channel_name
+from baker.channels import Channel, ChannelMove, find_last, list_earlier, require_channel_name, require_term
 from baker.comparing import ManifestDifference
 from baker.errors import BadReference, CatalogError, ConflictError, GateError, UsageError
 from baker.gates import Gate, Missing, find_missing, require_actor
@@ -50,20 +50,28 @@ class Move:
         return self.last.revision if self.last else None
 
 
-def describe_promotion(catalog: Catalog, reference: Reference, channel: str, gate: Gate) -> Move:
-    """Raises BadReference, or UsageError for a channel's name that cannot be or somebody who may not."""
+def describe_promotion(
+    catalog: Catalog, reference: Reference, channel: str, gate: Gate, *, expires: int | None = None
+) -> Move:
+    """With ``expires`` the channel is to last for so many seconds; see ``Catalog.promote``.
+
+    Raises BadReference, UsageError for a channel's name that cannot be, somebody who may not or a channel
+    that does not expire, CatalogError for a preview that is to be held by such a one.
+    """
     require_channel_name(channel)
     image = catalog.resolve(reference)
     whole = catalog.gate(image.recipe, channel, gate)
     require_actor(whole, f"{image.recipe}:{channel}", catalog.actor)
     stays = catalog.stays(image.recipe, image.version) if whole.after else {}
-    moves = catalog.channel_history(image.recipe, channel)
-    held = catalog.image(image.recipe, moves[0].to_version) if moves else None
+    last = find_last(catalog.channel_history(image.recipe, channel))
+    held = catalog.image(image.recipe, last.to_version) if last else None
+    term = next((state for state in catalog.channel_states(image.recipe) if state.move == last), None)
+    require_term(image.reference, image.preview, channel, term, expires)
     return Move(
         image=image,
         channel=channel,
         held=held,
-        last=moves[0] if moves else None,
+        last=last,
         gate=whole,
         missing=find_missing(whole, image, stays),
         difference=compare_images(catalog, held, image) if held else None,
@@ -86,7 +94,7 @@ def describe_roll_back(
     UsageError for somebody who may not move the channel.
     """
     moves = catalog.channel_history(recipe, channel)
-    if not moves:
+    if find_last(moves) is None:
         catalog.resolve(Reference(recipe=recipe, channel=channel), allow_unusable=True)  # raises
     whole = catalog.gate(recipe, channel, gate).for_way_back
     require_actor(whole, f"{recipe}:{channel}", catalog.actor)

@@ -283,7 +283,9 @@ class Image:
     """One version of one recipe.
 
     One that is deprecated from some day on has that in ``deprecated_from``, and is available until then.
-    ``revoked_ancestors`` are references of what it is built upon and must not be used any more.
+    ``revoked_ancestors`` are references of what it is built upon and must not be used any more. A ``preview``
+    is the channel that it was baked for, and nobody's ``latest``; ``preview_ends`` is when that channel
+    expires, while it holds this image.
     """
 
     recipe: str
@@ -297,6 +299,8 @@ class Image:
     deprecated_from: datetime | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     revoked_ancestors: tuple[str, ...] = ()
+    preview: str | None = None
+    preview_ends: datetime | None = None
 
     @property
     def reference(self) -> str:
@@ -372,7 +376,10 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BakeResult:
-    """What one bake of a run came to, the shape of ``bake --json``."""
+    """What one bake of a run came to, the shape of ``bake --json``.
+
+    ``attempts`` says how many tries it took (0: it did not begin); ``stages`` has the seconds of all tries.
+    """
 
     bake: str | None
     recipe: str
@@ -386,3 +393,4 @@ class BakeResult:
     changed_operations: int = 0
     unchanged_operations: int = 0
     error: str | None = None
+    attempts: int = 0

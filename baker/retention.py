@@ -21,6 +21,9 @@ USABLE = (ImageStatus.AVAILABLE, ImageStatus.DEPRECATED)
 ROLL_BACK = 2
 """So many of the versions that a channel held are kept unless told otherwise: there is one to go back to."""
 
+PENDING = timedelta(days=1)
+"""So long a preview's image waits for its channel, which is moved to it when all of its run is baked."""
+
 ENVIRONMENT = "env:"
 """How the owner of an environment's lease begins."""
 
@@ -77,7 +80,10 @@ class Retention:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredImage:
-    """An image that is not deleted, as far as retention asks. ``builds`` are ids."""
+    """An image that is not deleted, as far as retention asks. ``builds`` are ids.
+
+    A ``preview`` is the channel that it was baked for: no rule keeps such an image, only who needs it.
+    """
 
     recipe: str
     version: int
@@ -85,6 +91,7 @@ class StoredImage:
     created: datetime
     builds: tuple[str, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
+    preview: str | None = None
 
     @property
     def key(self) -> Key:
@@ -109,7 +116,8 @@ class Evidence:
     """All that says which images are in use. ``parents`` maps a build to the one that it was built upon.
 
     ``channels`` are the names that an image has now, ``latest`` among them. ``moves`` are the versions that
-    a channel of a recipe came to hold, newest first. ``leases`` are those that have not ended. ``used`` says
+    a channel of a recipe came to hold, newest first, of channels that stay; ``previews`` the newest version
+    that a preview's channel of a recipe ever held. ``leases`` are those that have not ended. ``used`` says
     what uses an image's artifacts at a provider, of those that could otherwise go.
     """
 
@@ -118,6 +126,7 @@ class Evidence:
     parents: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[Key, Sequence[str]] = field(default_factory=dict)
     moves: Mapping[tuple[str, str], Sequence[int]] = field(default_factory=dict)
+    previews: Mapping[tuple[str, str], int] = field(default_factory=dict)
     leases: Sequence[Lease] = ()
     bakes: Sequence[RunningBake] = ()
     used: Mapping[Key, Sequence[str]] = field(default_factory=dict)
@@ -152,19 +161,26 @@ def decide(
     of_recipe: defaultdict[str, list[StoredImage]] = defaultdict(list)
     for image in ordered:
         of_recipe[image.recipe].append(image)
-    ends: dict[str, tuple[Reason, ...]] = {}
+    ends: dict[str, Reason] = {}
     for recipe, images in of_recipe.items():
         rules = retention.rules_for(recipe)
-        ends[recipe] = (explain_end(rules),)
-        for key, reason in apply_rules(images, rules, evidence.now):
+        ends[recipe] = explain_end(rules)
+        for key, reason in apply_rules(
+            [image for image in images if image.preview is None], rules, evidence.now
+        ):
             found[key].append(reason)
+        for image in images:
+            if is_pending(image, evidence):
+                found[image.key].append(
+                    Reason(kind="preview", detail=f"just baked for the preview {image.preview}")
+                )
     asked = set(of_recipe if recipes is None else recipes)
     kept = {image.key for image in ordered if image.key in found or image.recipe not in asked}
     keep_ancestors(evidence, holders, kept, found)
     return [
         Verdict(image=image, goes=False, reasons=tuple(found[image.key]))
         if image.key in kept
-        else Verdict(image=image, goes=True, reasons=ends[image.recipe])
+        else Verdict(image=image, goes=True, reasons=(explain_preview(image) or ends[image.recipe],))
         for image in ordered
         if image.recipe in asked
     ]
@@ -258,6 +274,19 @@ def apply_rules(images: Sequence[StoredImage], rules: Rules, now: datetime) -> I
                 yield image.key, Reason(kind="label", detail=f"label {wanted}")
 
 
+def is_pending(image: StoredImage, evidence: Evidence) -> bool:
+    """Whether the channel that an image was baked for may still be moved to it."""
+    if image.preview is None or evidence.now - image.created >= PENDING:
+        return False
+    return image.version > evidence.previews.get((image.recipe, image.preview), 0)
+
+
+def explain_preview(image: StoredImage) -> Reason | None:
+    if image.preview is None:
+        return None
+    return Reason(kind="preview", detail=f"baked for the preview {image.preview}, which holds it no more")
+
+
 def explain_end(rules: Rules) -> Reason:
     parts = [
         f"older than {rules.keep_younger}" if rules.keep_younger is not None else "",
@@ -270,12 +299,19 @@ def explain_end(rules: Rules) -> Reason:
 
 
 def find_holders(images: Iterable[StoredImage], doomed: Collection[Key] = ()) -> dict[str, Key]:
-    """The image that answers for each build: one that is not ``doomed``, that may be used, the newest.
+    """The image that answers for each build: one that is not ``doomed``, that may be used, that is no
+    preview's, the newest.
 
     It is the same one whatever else is kept, so that keeping more never lets anything go.
     """
     ordered = sorted(
-        images, key=lambda image: (image.key not in doomed, image.status in USABLE, image.version)
+        images,
+        key=lambda image: (
+            image.key not in doomed,
+            image.status in USABLE,
+            image.preview is None,
+            image.version,
+        ),
     )
     return {build: image.key for image in ordered for build in image.builds}
 

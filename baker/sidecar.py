@@ -21,12 +21,14 @@ MOMENTS = ("started", "finished")
 class Issue:
     """One version that a build was distributed with, when, and what makes that version complete.
 
-    ``wanted`` are targets with architectures; empty where nobody wrote it down.
+    ``wanted`` are targets with architectures; empty where nobody wrote it down. ``preview`` is the channel
+    that it was baked for, if it is not to become ``latest``.
     """
 
     version: int
     at: datetime
     wanted: tuple[tuple[str, str], ...] = ()
+    preview: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +72,8 @@ def parse_build(described: Mapping[str, Any], artifact: Artifact) -> Build:
 
 def describe_issue(labels: Mapping[str, str], now: datetime) -> dict[str, Any]:
     """JSON of the version in ``labels``, distributed now."""
-    return {"at": now.isoformat(), "wanted": labels.get("wanted", "").split()}
+    described = {"at": now.isoformat(), "wanted": labels.get("wanted", "").split()}
+    return described | ({"preview": labels["preview"]} if "preview" in labels else {})
 
 
 def parse_issue(version: str, described: Mapping[str, Any]) -> Issue:
@@ -78,7 +81,8 @@ def parse_issue(version: str, described: Mapping[str, Any]) -> Issue:
     wanted = tuple(
         (target, arch) for target, _, arch in (text.partition("/") for text in described["wanted"])
     )
-    return Issue(version=int(version), at=datetime.fromisoformat(described["at"]), wanted=wanted)
+    at = datetime.fromisoformat(described["at"])
+    return Issue(version=int(version), at=at, wanted=wanted, preview=described.get("preview"))
 
 
 def format_wanted(places: list[tuple[str, str]]) -> str:

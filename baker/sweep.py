@@ -268,7 +268,8 @@ def distribute_build(
 def image_labels(image: Image, bake_id: str) -> dict[str, str]:
     """What an artifact carries of its image."""
     wanted = format_wanted([(build.target, build.arch) for build in image.builds]) if image.complete else ""
-    return {"recipe": image.recipe, "version": str(image.version), "bake": bake_id, "wanted": wanted}
+    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake_id, "wanted": wanted}
+    return labels | ({"preview": image.preview} if image.preview is not None else {})
 
 
 def remove(catalog: Catalog, provider: Provider, owner: str, resource: Resource) -> None:

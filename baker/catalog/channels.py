@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, and_, select
 
 from baker.catalog.ancestry import RESTORED, REVOKED
 from baker.catalog.database import DatabaseNow, insert_or_update
-from baker.catalog.reading import status_now
+from baker.catalog.reading import is_over, status_now
 from baker.catalog.schema import channel_moves, channel_protections, channels, image_events, images
 from baker.channels import Channel, ChannelMove, Override, Protection
 from baker.gates import Gate, gate_rules, join_gates, parse_rules
@@ -44,14 +44,20 @@ def list_channels(connection: Connection, recipe: str | None) -> list[Channel]:
     )
     held = and_(images.c.recipe == channels.c.recipe, images.c.version == channels.c.version)
     found = (
-        select(channel_moves, status_now.label("status_now"))
+        select(channel_moves, status_now.label("status_now"), channels.c.expires, is_over.label("is_over"))
         .select_from(channels.join(channel_moves, last).join(images, held))
         .order_by(channels.c.recipe, channels.c.name)
     )
     if recipe is not None:
         found = found.where(channels.c.recipe == recipe)
     return [
-        Channel(move=make_move(row), status=ImageStatus(row.status_now)) for row in connection.execute(found)
+        Channel(
+            move=make_move(row),
+            status=ImageStatus(row.status_now),
+            expires=row.expires,
+            is_over=row.is_over,
+        )
+        for row in connection.execute(found)
     ]
 
 
@@ -68,6 +74,7 @@ def make_move(row: Row[Any]) -> ChannelMove:
         at=row.at,
         rolled_back=bool(row.rolled_back),
         overridden=Override(reason=past["reason"], missing=tuple(past["missing"])) if past else None,
+        expired=bool(row.expired),
     )
 
 
@@ -90,6 +97,7 @@ def measure_stays(connection: Connection, recipe: str, version: int) -> Mapping[
         select(channel_moves.c.channel, channel_moves.c.at.label("begun"), next_move.c.at.label("ended"))
         .select_from(channel_moves.outerjoin(next_move, follows))
         .where(channel_moves.c.recipe == recipe, channel_moves.c.to_version == version)
+        .where(channel_moves.c.expired.is_not(True))  # which begins no stay, it ends one
     )
     now = connection.execute(select(DatabaseNow())).scalar_one()
     since = _find_restoration(connection, recipe, version)

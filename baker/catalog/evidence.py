@@ -7,12 +7,21 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, and_, exists, func, select, update
 
 from baker.catalog.database import DatabaseNow
 from baker.catalog.leases import list_leases
 from baker.catalog.reading import find_channel_names
-from baker.catalog.schema import bakes, builds, channel_moves, image_builds, image_labels, images, leases
+from baker.catalog.schema import (
+    bakes,
+    builds,
+    channel_moves,
+    channels,
+    image_builds,
+    image_labels,
+    images,
+    leases,
+)
 from baker.errors import CatalogError, ConflictError
 from baker.model import ImageStatus
 
@@ -65,6 +74,7 @@ def _load_evidence(connection: Connection, dead_bakes: Collection[str]) -> Evide
         parents=parents,
         channels=dict(find_channel_names(connection, {image.recipe for image in stored})),
         moves=_load_moves(connection),
+        previews=_load_previews(connection),
         # Whether they have expired is not left to a comparison of text: nonsense must be noticed.
         leases=list_leases(connection, leases.c.released.is_(None)),
         bakes=at_work,
@@ -95,6 +105,7 @@ def _load_images(connection: Connection) -> tuple[list[StoredImage], dict[str, s
     from baker.retention import StoredImage
 
     columns = (images.c.number, images.c.recipe, images.c.version, images.c.status, images.c.created)
+    chosen = select(*columns, images.c.preview).where(there)
     stored = [
         StoredImage(
             recipe=recipe,
@@ -103,15 +114,28 @@ def _load_images(connection: Connection) -> tuple[list[StoredImage], dict[str, s
             created=created,
             builds=tuple(members[number]),
             labels=labels.get(number, {}),
+            preview=preview,
         )
-        for number, recipe, version, status, created in connection.execute(select(*columns).where(there))
+        for number, recipe, version, status, created, preview in connection.execute(chosen)
     ]
     return stored, parents
 
 
 def _load_moves(connection: Connection) -> dict[tuple[str, str], list[int]]:
+    """Of the channels that stay: one that expires is not rolled back."""
+    same = and_(channels.c.recipe == channel_moves.c.recipe, channels.c.name == channel_moves.c.channel)
     moved = select(channel_moves.c.recipe, channel_moves.c.channel, channel_moves.c.to_version)
+    moved = moved.join(channels, same).where(channels.c.expires.is_(None))
     found: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for recipe, channel, version in connection.execute(moved.order_by(channel_moves.c.revision.desc())):
         found[recipe, channel].append(version)
     return dict(found)
+
+
+def _load_previews(connection: Connection) -> dict[tuple[str, str], int]:
+    """The newest version that a channel of each preview ever held."""
+    same = and_(images.c.recipe == channel_moves.c.recipe, images.c.preview == channel_moves.c.channel)
+    newest = func.max(channel_moves.c.to_version)
+    held = select(channel_moves.c.recipe, channel_moves.c.channel, newest).where(exists().where(same))
+    rows = connection.execute(held.group_by(channel_moves.c.recipe, channel_moves.c.channel))
+    return {(recipe, channel): version for recipe, channel, version in rows}

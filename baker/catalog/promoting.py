@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, exists, insert, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, select, update
 
 from baker.catalog import channels as queries
 from baker.catalog.calls import Calls
@@ -14,7 +15,7 @@ from baker.catalog.life import lock_image
 from baker.catalog.reading import USABLE, find_channel
 from baker.catalog.references import find_image
 from baker.catalog.schema import channel_moves, channels, image_builds
-from baker.channels import Channel, ChannelMove, Protection, require_channel_name
+from baker.channels import Channel, ChannelMove, Protection, find_last, require_channel_name, require_term
 from baker.errors import CatalogError, ConflictError
 from baker.gates import OPEN, Gate, find_missing, refuse, require_actor
 
@@ -31,12 +32,20 @@ def move_channel(
     gate: Gate,
     override: str | None,
     rolled_back: bool,
+    seconds: int | None = None,
 ) -> ChannelMove:
     """See ``ChannelCalls.promote`` and ``ChannelCalls.roll_back``."""
     require_channel_name(channel)
-    _check_promotable(connection, lock_image(connection, recipe, version))
+    row = lock_image(connection, recipe, version)
+    _check_promotable(connection, row)
     held = find_channel(connection, recipe, channel)
-    if held is not None and held[0] == version:
+    require_term(f"{recipe}:{version}", row.preview, channel, held, seconds)
+    mine = (channels.c.recipe == recipe, channels.c.name == channel)
+    now = connection.execute(select(DatabaseNow())).scalar_one()
+    term = {} if seconds is None else {"expires": now + timedelta(seconds=seconds)}
+    if held is not None and held.version == version:
+        if term and not connection.execute(update(channels).where(*mine).values(term)).rowcount:
+            raise _explain_conflict(connection, recipe, version, channel)
         return queries.list_moves(connection, recipe, channel)[0]
     whole = queries.find_gate(connection, recipe, channel, gate)
     require_actor(whole, f"{recipe}:{channel}", actor)
@@ -46,13 +55,14 @@ def move_channel(
     if missing and override is None:
         raise refuse(image, channel, missing)
     if expected_revision is None:
-        first = {"recipe": recipe, "name": channel, "version": version, "revision": 0}
+        # Not 0 where there was one of this name before, which has expired: its history goes on.
+        expected_revision = _find_last_revision(connection, recipe, channel) if held is None else 0
+        first = {"recipe": recipe, "name": channel, "version": version, "revision": expected_revision}
         insert_ignoring(connection, channels, [first])
-    mine = (channels.c.recipe == recipe, channels.c.name == channel)
     moved = connection.execute(
         update(channels)
-        .where(*mine, channels.c.revision == (expected_revision or 0))
-        .values(version=version, revision=channels.c.revision + 1)
+        .where(*mine, channels.c.revision == expected_revision)
+        .values(version=version, revision=channels.c.revision + 1, **term)
         .returning(channels.c.revision)
     ).scalar()
     if moved is None:
@@ -62,7 +72,7 @@ def move_channel(
         "recipe": recipe,
         "channel": channel,
         "revision": moved,
-        "from_version": held[0] if held else None,
+        "from_version": held.version if held else None,
         "to_version": version,
         "actor": actor,
         "reason": reason,
@@ -88,12 +98,16 @@ def _check_promotable(connection: Connection, image: Row[Any]) -> None:
         raise CatalogError(f"{reference} cannot be promoted: it is not yet distributed everywhere", hint=hint)
 
 
+def _find_last_revision(connection: Connection, recipe: str, channel: str) -> int:
+    mine = (channel_moves.c.recipe == recipe, channel_moves.c.channel == channel)
+    return connection.execute(select(func.max(channel_moves.c.revision)).where(*mine)).scalar() or 0
+
+
 def _explain_conflict(connection: Connection, recipe: str, version: int, channel: str) -> ConflictError:
-    moves = queries.list_moves(connection, recipe, channel)
+    last = find_last(queries.list_moves(connection, recipe, channel))
     hint = f"Nothing was changed. Look, then promote again: baker channel history {recipe} {channel}"
-    if not moves:
+    if last is None:
         return ConflictError(f"{recipe} has no channel {channel} any more", hint=hint)
-    last = moves[0]
     return ConflictError(
         f"{recipe}:{channel} was moved to {recipe}:{last.to_version} by {last.actor} at "
         f"{last.at:%Y-%m-%d %H:%M:%S} UTC: it was not moved to {recipe}:{version}",
@@ -104,7 +118,8 @@ def _explain_conflict(connection: Connection, recipe: str, version: int, channel
 class ChannelCalls(Calls):
     def channel(self, recipe: str, name: str) -> tuple[int, int] | None:
         """The version that a channel holds, and its revision for ``promote``; None if there is none."""
-        return self._read(lambda connection: find_channel(connection, recipe, name))
+        held = self._read(lambda connection: find_channel(connection, recipe, name))
+        return None if held is None else (held.version, held.revision)
 
     def channels(self, recipe: str | None = None) -> list[ChannelMove]:
         """The newest move of every channel, by recipe and name: what it holds, since when, by whom."""
@@ -132,6 +147,7 @@ class ChannelCalls(Calls):
         expected_revision: int | None,
         gate: Gate = OPEN,
         override: str | None = None,
+        expires: int | None = None,
     ) -> ChannelMove:
         """Move a channel, if it is still at the revision that the caller saw (None: there was no channel).
 
@@ -139,11 +155,15 @@ class ChannelCalls(Calls):
         written down and the channel moved all the same, by whoever may move it. A channel that holds this
         version already is not moved: the move that brought it there is returned.
 
+        With ``expires`` the channel lasts for so many seconds from now on, by the clock of the database;
+        a channel that is there and lasts is not made to expire (UsageError). Without, one that expires does
+        so when it would have. A preview's image is held only by channels that expire (CatalogError).
+
         Raises GateError, saying all that is missing; ConflictError, saying who moved it and to what;
         UsageError for a name that no channel may have or somebody who may not move it; BadReference for an
         unknown version; CatalogError for one that is not complete and available or deprecated.
         """
-        return self._move(recipe, version, channel, reason, expected_revision, gate, override, False)
+        return self._move(recipe, version, channel, reason, expected_revision, gate, override, False, expires)
 
     def roll_back(
         self,
@@ -169,6 +189,7 @@ class ChannelCalls(Calls):
         gate: Gate,
         override: str | None,
         rolled_back: bool,
+        expires: int | None = None,
     ) -> ChannelMove:
         return self._write(
             lambda connection: move_channel(
@@ -182,6 +203,7 @@ class ChannelCalls(Calls):
                 gate=gate,
                 override=override,
                 rolled_back=rolled_back,
+                seconds=expires,
             )
         )
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, and_, case, exists, or_, select
 
 from baker.catalog.ancestry import find_revoked_ancestors, merge_references
 from baker.catalog.database import DatabaseNow
@@ -49,12 +50,29 @@ status_now = case((_is_deprecated_later, ImageStatus.AVAILABLE.value), else_=ima
 
 _is_available = or_(images.c.status == ImageStatus.AVAILABLE, _is_deprecated_later)
 
-_is_latest_candidate = and_(
+_is_whole = and_(
     _is_available,
     images.c.complete,
     ~exists().where(image_builds.c.image == images.c.number, ~image_builds.c.available),
 )
 """Complete, and distributed everywhere: a build that joined a version may still be on its way."""
+
+_is_ordinary = images.c.preview.is_(None)
+
+is_over = and_(channels.c.expires.is_not(None), channels.c.expires <= DatabaseNow())
+"""On the table ``channels``: it has expired, by the clock of the database."""
+
+_links, _holders = image_builds.alias(), images.alias()
+_is_revoked_elsewhere = exists().where(
+    _links.c.build == image_builds.c.build,
+    _links.c.image == _holders.c.number,
+    _holders.c.status == ImageStatus.REVOKED,
+)
+
+
+def is_in_view(preview: str | None) -> ColumnElement[bool]:
+    """The images that count for whoever bakes for a preview (None: for none): its own, and ordinary ones."""
+    return _is_ordinary if preview is None else or_(_is_ordinary, images.c.preview == preview)
 
 
 def list_recipes(connection: Connection) -> list[str]:
@@ -88,6 +106,7 @@ def list_images(
     holding = select(image_builds.c.build).join(images).where(*conditions)
     known = _load_builds(connection, builds.c.number.in_(holding))
     names = find_channel_names(connection, {row.recipe for row in rows})
+    ends = _find_ends(connection, {row.recipe for row in rows if row.preview is not None})
     labels = _list_labels(connection, *conditions)
     revoked = _find_revoked(connection, known.values())
     return [
@@ -103,9 +122,18 @@ def list_images(
             deprecated_from=row.deprecated_from,
             labels=labels[row.number],
             revoked_ancestors=merge_references(revoked[known[number].id] for number in members[row.number]),
+            preview=row.preview,
+            preview_ends=ends.get((row.recipe, row.preview, row.version)),
         )
         for row in rows
     ]
+
+
+def _find_ends(connection: Connection, wanted: set[str]) -> dict[tuple[str, str, int], datetime]:
+    """When the channels of these recipes expire, by recipe, name and the version that they hold."""
+    chosen = select(channels).where(channels.c.recipe.in_(wanted), channels.c.expires.is_not(None), ~is_over)
+    rows = connection.execute(chosen).all() if wanted else ()
+    return {(row.recipe, row.name, row.version): row.expires for row in rows}
 
 
 def _find_revoked(connection: Connection, loaded: Iterable[Build]) -> defaultdict[str, tuple[str, ...]]:
@@ -137,19 +165,43 @@ def list_unfinished(connection: Connection) -> list[tuple[Image, tuple[Build, ..
     ]
 
 
-def list_usable_builds(connection: Connection, recipe: str, target: str, arch: str) -> list[Build]:
+def list_usable_builds(
+    connection: Connection, recipe: str, target: str, arch: str, preview: str | None
+) -> list[Build]:
     """Those of the newest image first: no clock has a say, and a build that is issued again is the newest.
 
-    What is built upon something revoked is not for another bake.
+    Those of the ``preview`` come before the ordinary ones. What is built upon something revoked is not for
+    another bake.
     """
-    place = (image_builds.c.target == target, image_builds.c.arch == arch)
+    return _list_builds(connection, recipe, target, arch, preview, is_in_view(preview))
+
+
+def list_preview_builds(
+    connection: Connection, recipe: str, target: str, arch: str, preview: str | None
+) -> list[Build]:
+    """Those of other previews; not what was revoked when it had become an ordinary image."""
+    elsewhere = and_(~_is_ordinary, images.c.preview != (preview or ""), ~_is_revoked_elsewhere)
+    return _list_builds(connection, recipe, target, arch, preview, elsewhere)
+
+
+def _list_builds(
+    connection: Connection,
+    recipe: str,
+    target: str,
+    arch: str,
+    preview: str | None,
+    condition: ColumnElement[bool],
+) -> list[Build]:
     usable = (
-        select(image_builds.c.build, func.max(images.c.number).label("image"))
+        select(image_builds.c.build, images.c.number, images.c.preview)
         .join(images)
-        .where(images.c.recipe == recipe, images.c.status.in_(USABLE), image_builds.c.available, *place)
-        .group_by(image_builds.c.build)
+        .where(images.c.recipe == recipe, images.c.status.in_(USABLE), image_builds.c.available, condition)
+        .where(image_builds.c.target == target, image_builds.c.arch == arch)
     )
-    newest = {row.build: row.image for row in connection.execute(usable)}
+    newest: dict[int, tuple[bool, int]] = {}
+    for row in connection.execute(usable):
+        rank = row.preview is not None and row.preview == preview, row.number
+        newest[row.build] = max(newest.get(row.build, rank), rank)
     chosen = builds.c.number.in_(usable.with_only_columns(image_builds.c.build))
     found = _load_builds(connection, chosen)
     revoked = _find_revoked(connection, found.values())
@@ -270,11 +322,10 @@ def read_manifest(connection: Connection, build_id: str) -> Manifest:
 # --- channels -----------------------------------------------------------------------------------------
 
 
-def find_channel(connection: Connection, recipe: str, name: str) -> tuple[int, int] | None:
-    """The version that a channel holds, and its revision; None if there is no such channel."""
-    held = select(channels.c.version, channels.c.revision)
-    row = connection.execute(held.where(channels.c.recipe == recipe, channels.c.name == name)).first()
-    return None if row is None else (row.version, row.revision)
+def find_channel(connection: Connection, recipe: str, name: str) -> Row[Any] | None:
+    """The row of a channel, with ``is_over`` if it has expired; None if there is no such channel."""
+    held = select(channels, is_over.label("is_over"))
+    return connection.execute(held.where(channels.c.recipe == recipe, channels.c.name == name)).first()
 
 
 def list_channel_names(connection: Connection, recipe: str) -> list[str]:
@@ -283,11 +334,21 @@ def list_channel_names(connection: Connection, recipe: str) -> list[str]:
     return list(connection.execute(named.order_by(channels.c.name)).scalars())
 
 
-def find_latest(connection: Connection, recipe: str, place: tuple[str, str] | None = None) -> int | None:
-    """The newest version that is available and complete; of a ``place``, with a distributed build for it."""
-    candidates = select(images.c.version).where(images.c.recipe == recipe)
+def find_latest(
+    connection: Connection,
+    recipe: str,
+    place: tuple[str, str] | None = None,
+    preview: str | None = None,
+) -> int | None:
+    """The newest version that is available and complete; of a ``place``, with a distributed build for it.
+
+    The newest of a ``preview``, if it has one; without, a preview's is never meant.
+    """
+    candidates = select(images.c.version).where(images.c.recipe == recipe, is_in_view(preview))
+    if preview is not None:
+        candidates = candidates.order_by(_is_ordinary)
     if place is None:
-        candidates = candidates.where(_is_latest_candidate)
+        candidates = candidates.where(_is_whole)
     else:
         target, arch = place
         here = (image_builds.c.target == target, image_builds.c.arch == arch, image_builds.c.available)
@@ -297,9 +358,9 @@ def find_latest(connection: Connection, recipe: str, place: tuple[str, str] | No
 
 
 def find_channel_names(connection: Connection, wanted: set[str]) -> defaultdict[tuple[str, int], list[str]]:
-    """The channels that hold each version of the recipes wanted, ``latest`` among them."""
-    held = select(channels.c.recipe, channels.c.version, channels.c.name)
-    candidates = select(images.c.version).where(images.c.recipe == recipes.c.name, _is_latest_candidate)
+    """The channels that hold each version of the recipes wanted, ``latest`` among them; no expired ones."""
+    held = select(channels.c.recipe, channels.c.version, channels.c.name).where(~is_over)
+    candidates = select(images.c.version).where(images.c.recipe == recipes.c.name, _is_whole, _is_ordinary)
     # The newest of each recipe alone is looked for, from the end of the index: there may be 100,000 images.
     newest = candidates.order_by(images.c.version.desc()).limit(1).scalar_subquery()
     latest = select(recipes.c.name, newest).where(recipes.c.name.in_(wanted))

@@ -79,5 +79,6 @@ def _insert_image(
         "status": ImageStatus.AVAILABLE,
         "status_actor": actor,
         "status_at": now,
+        "preview": issue.preview,
     }
     return connection.execute(insert(images).values(values).returning(images.c.number)).one()

@@ -26,9 +26,10 @@ def resolve(
     *,
     allow_unusable: bool,
     place: tuple[str, str] | None = None,
+    preview: str | None = None,
 ) -> Image:
     """Raises BadReference: it names nothing, more than one thing, or (unless allowed) an unusable image."""
-    image = find_image(connection, reference.recipe, _find_version(connection, reference, place))
+    image = find_image(connection, reference.recipe, _find_version(connection, reference, place, preview))
     if image.status in USABLE or allow_unusable:
         return image
     exact = "" if reference.version else f" ({image.reference})"
@@ -49,7 +50,9 @@ def find_image(connection: Connection, recipe: str, version: int) -> Image:
     return found[0]
 
 
-def _find_version(connection: Connection, reference: Reference, place: tuple[str, str] | None) -> int:
+def _find_version(
+    connection: Connection, reference: Reference, place: tuple[str, str] | None, preview: str | None
+) -> int:
     recipe, channel = reference.recipe, reference.channel
     if reference.version is not None:
         return reference.version
@@ -59,17 +62,23 @@ def _find_version(connection: Connection, reference: Reference, place: tuple[str
         held = find_channel(connection, recipe, channel)
         if held is None:
             raise _explain_no_channel(connection, recipe, channel)
-        return held[0]
-    latest = find_latest(connection, recipe, place)
+        if held.is_over:
+            raise BadReference(
+                f"{recipe}:{channel} expired on {held.expires:%Y-%m-%d %H:%M} UTC; "
+                f"it held {recipe}:{held.version}",
+                hint=f"Bake for it again, or: baker promote {recipe}:{held.version} {channel} --expires 7d",
+            )
+        return int(held.version)
+    latest = find_latest(connection, recipe, place, preview)
     if latest is None:
         raise _explain_no_latest(connection, recipe, place)
     return latest
 
 
 def _find_digest(connection: Connection, recipe: str, prefix: str) -> int:
-    """The newest version with a build of this digest, preferring those that may be used."""
+    """The newest version with a build of this digest, preferring those that may be used and no previews."""
     holders = (
-        select(builds.c.digest, images.c.version, images.c.status)
+        select(builds.c.digest, images.c.version, images.c.status, images.c.preview)
         .join(image_builds, image_builds.c.build == builds.c.number)
         .join(images, image_builds.c.image == images.c.number)
         .where(builds.c.recipe == recipe, builds.c.digest.startswith(prefix, autoescape=True))
@@ -81,7 +90,8 @@ def _find_digest(connection: Connection, recipe: str, prefix: str) -> int:
     if len(digests) > 1:
         shown = ", ".join(_shorten(digests[:4])) + (" and more" if len(digests) > 4 else "")
         raise BadReference(f"{recipe}@{prefix} is more than one: {shown}", hint="Give more of its digits.")
-    return int(max(rows, key=lambda row: (row.status in USABLE, row.version)).version)
+    best = max(rows, key=lambda row: (row.status in USABLE, row.preview is None, row.version))
+    return int(best.version)
 
 
 def _shorten(digests: Sequence[str]) -> list[str]:
@@ -149,6 +159,7 @@ def _explain_no_latest(connection: Connection, recipe: str, place: tuple[str, st
     newest = select(images).where(images.c.recipe == recipe).order_by(images.c.version.desc()).limit(1)
     row = connection.execute(newest).one()
     state = row.status if row.complete else f"{row.status}, incomplete"
+    state += f", a preview for {row.preview}" if row.preview else ""
     what = (
         f"available version with a build for {'/'.join(place)}"
         if place

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Self
 
-from sqlalchemy import exists, select
+from sqlalchemy import Connection, exists, select
 
 from baker import identity
 from baker.catalog import bakes, reading, references, schema, writing
 from baker.catalog.calls import Calls, read_clock
 from baker.catalog.contents import CompareCalls
 from baker.catalog.database import Database
+from baker.catalog.expiring import ExpiryCalls
 from baker.catalog.family import FamilyCalls
 from baker.catalog.finding import FindCalls
 from baker.catalog.leases import LeaseCalls
@@ -47,6 +48,7 @@ class Catalog(
     FamilyCalls,
     LifeCalls,
     ChannelCalls,
+    ExpiryCalls,
     LeaseCalls,
     PruneCalls,
     LogCalls,
@@ -112,17 +114,33 @@ class Catalog(
             conditions.append(schema.images.c.status != ImageStatus.DELETED)
         return self._read(lambda connection: reading.list_images(connection, *conditions, limit=limit))
 
+    def newest_image(self, recipe: str, *, preview: str | None = None) -> Image | None:
+        """The newest version in whatever state: of the ``preview``, else of the ordinary ones."""
+        of_recipe, kind = schema.images.c.recipe == recipe, schema.images.c.preview
+
+        def query(connection: Connection) -> list[Image]:
+            own = reading.list_images(connection, of_recipe, kind == preview, limit=1) if preview else []
+            return own or reading.list_images(connection, of_recipe, kind.is_(None), limit=1)
+
+        return next(iter(self._read(query)), None)
+
     def image(self, recipe: str, version: int) -> Image:
         """Raises BadReference."""
         return self._database.read(lambda connection: references.find_image(connection, recipe, version))
 
     def resolve(
-        self, reference: Reference, *, allow_unusable: bool = False, place: tuple[str, str] | None = None
+        self,
+        reference: Reference,
+        *,
+        allow_unusable: bool = False,
+        place: tuple[str, str] | None = None,
+        preview: str | None = None,
     ) -> Image:
         """The image that a reference means; one with nothing behind the name means ``latest``.
 
         ``latest`` is the newest complete one; with a ``place`` (target, architecture) the newest with a
-        distributed build for that, complete or not.
+        distributed build for that, complete or not. An image that was baked for a preview is nobody's
+        ``latest`` but for that ``preview``, for which it goes before the ordinary ones.
 
         A digest means the newest version that holds a build of it. Raises BadReference for what names
         nothing (with the nearest that exists) or more than one thing, and, unless ``allow_unusable``, for
@@ -130,20 +148,34 @@ class Catalog(
         """
         return self._database.read(
             lambda connection: references.resolve(
-                connection, reference, allow_unusable=allow_unusable, place=place
+                connection, reference, allow_unusable=allow_unusable, place=place, preview=preview
             )
         )
 
-    def waiting_version(self, recipe: str, target: str, arch: str) -> str | None:
-        """The reference of the recipe's newest version, if a build for this target would join that."""
+    def waiting_version(
+        self, recipe: str, target: str, arch: str, *, preview: str | None = None
+    ) -> str | None:
+        """The reference of the recipe's newest version (of the ``preview``, else the newest ordinary one), if
+        a build for this target would join that."""
         return self._database.read(
-            lambda connection: writing.find_waiting(connection, recipe, (target, arch))
+            lambda connection: writing.find_waiting(connection, recipe, (target, arch), preview)
         )
 
-    def usable_builds(self, recipe: str, target: str, arch: str) -> list[Build]:
-        """Distributed builds of images that are available or deprecated, newest first."""
+    def usable_builds(
+        self, recipe: str, target: str, arch: str, *, preview: str | None = None
+    ) -> list[Build]:
+        """Distributed builds of images that are available or deprecated, newest first: those of the
+        ``preview``, then those of ordinary images."""
         return self._database.read(
-            lambda connection: reading.list_usable_builds(connection, recipe, target, arch)
+            lambda connection: reading.list_usable_builds(connection, recipe, target, arch, preview)
+        )
+
+    def preview_builds(
+        self, recipe: str, target: str, arch: str, *, preview: str | None = None
+    ) -> list[Build]:
+        """The same of the images of (other) previews; what was revoked elsewhere is not among them."""
+        return self._database.read(
+            lambda connection: reading.list_preview_builds(connection, recipe, target, arch, preview)
         )
 
     def unfinished(self) -> list[tuple[Image, tuple[Build, ...]]]:
@@ -153,8 +185,11 @@ class Catalog(
         """
         return self._database.read(reading.list_unfinished)
 
-    def holder(self, build_id: str) -> Image:
-        """The newest image in use that holds a build. Raises CatalogError."""
+    def holder(self, build_id: str, *, preview: str | None = None) -> Image:
+        """The newest image in use that holds a build: of the ``preview``, else an ordinary one, else any.
+
+        Raises CatalogError.
+        """
         holding = select(schema.image_builds.c.image).join(schema.builds)
         chosen = schema.images.c.number.in_(holding.where(schema.builds.c.id == build_id))
         in_use = schema.images.c.status.in_(reading.USABLE)
@@ -163,7 +198,9 @@ class Catalog(
             raise CatalogError(
                 f"no image that may be used holds the build {build_id} any more", hint="Try it again."
             )
-        return found[0]
+        return next(
+            (image for wanted in (preview, None) for image in found if image.preview == wanted), found[0]
+        )
 
     def has_build(self, build_id: str) -> bool:
         known = select(exists().where(schema.builds.c.id == build_id))
@@ -186,6 +223,7 @@ class Catalog(
         packages: Sequence[Package],
         carry: Sequence[str],
         wanted: Iterable[tuple[str, str]],
+        preview: str | None = None,
     ) -> Image:
         """Write down a build with all that is in it, and give it a version: all of it or nothing.
 
@@ -195,6 +233,7 @@ class Catalog(
         place. Without ``build`` the carried ones are issued again, in the version that waits for the place
         of the first one, or else in the next. The version is complete when every pair of ``wanted`` has a
         build. A build that is registered already is not registered again: its version is returned.
+        With ``preview`` the version is one for that channel only, and joined by its builds alone.
 
         The image is ``registered``, and not to be used before ``make_available``; one that was joined
         keeps its state. Raises CatalogError for a carried build that is not there or not this recipe's.
@@ -214,6 +253,7 @@ class Catalog(
                 packages=packages,
                 carry=carry,
                 wanted=wanted,
+                preview=preview,
             )
         )
 

@@ -51,6 +51,7 @@ def register(
     packages: Sequence[Package],
     carry: Sequence[str],
     wanted: Iterable[tuple[str, str]],
+    preview: str | None = None,
 ) -> Image:
     """See ``Catalog.register``."""
     insert_ignoring(connection, recipes, [{"name": recipe, "last_version": 0}])
@@ -62,9 +63,9 @@ def register(
     parent = build.provenance.parent_build if build else None
     require_sound_ancestors(connection, recipe, [*carry, *([parent] if parent else [])])
     first = build or carried[0]
-    image = _find_joinable(connection, recipe, (first.target, first.arch))
+    image = _find_joinable(connection, recipe, (first.target, first.arch), preview)
     if image is None:
-        image = _insert_image(connection, recipe, actor=actor, now=now)
+        image = _insert_image(connection, recipe, preview, actor=actor, now=now)
     if build is not None:
         number = insert_build(connection, build)
         insert_layers(connection, number, layers)
@@ -96,15 +97,20 @@ def _find_carried(connection: Connection, recipe: str, build_id: str) -> Row[Any
     return row
 
 
-def find_waiting(connection: Connection, recipe: str, place: tuple[str, str]) -> str | None:
+def find_waiting(
+    connection: Connection, recipe: str, place: tuple[str, str], preview: str | None
+) -> str | None:
     """See ``Catalog.waiting_version``."""
-    row = _find_joinable(connection, recipe, place)
+    row = _find_joinable(connection, recipe, place, preview)
     return None if row is None else f"{recipe}:{row.version}"
 
 
-def _find_joinable(connection: Connection, recipe: str, place: tuple[str, str]) -> Row[Any] | None:
-    """The newest version, if it waits for a build for this target and architecture."""
-    newest = select(images).where(images.c.recipe == recipe).order_by(images.c.version.desc()).limit(1)
+def _find_joinable(
+    connection: Connection, recipe: str, place: tuple[str, str], preview: str | None
+) -> Row[Any] | None:
+    """The newest version of its kind, if it waits for a build for this target and architecture."""
+    alike = (images.c.recipe == recipe, images.c.preview.is_not_distinct_from(preview))
+    newest = select(images).where(*alike).order_by(images.c.version.desc()).limit(1)
     row = connection.execute(newest).first()
     if row is None or row.complete or row.status in WITHDRAWN:
         return None
@@ -121,7 +127,9 @@ def _is_available(connection: Connection, build: int) -> bool:
     return bool(connection.execute(select(linked)).scalar())
 
 
-def _insert_image(connection: Connection, recipe: str, *, actor: str, now: datetime) -> Row[Any]:
+def _insert_image(
+    connection: Connection, recipe: str, preview: str | None, *, actor: str, now: datetime
+) -> Row[Any]:
     counted = update(recipes).where(recipes.c.name == recipe).values(last_version=recipes.c.last_version + 1)
     version = connection.execute(counted.returning(recipes.c.last_version)).scalar_one()
     values = {
@@ -132,6 +140,7 @@ def _insert_image(connection: Connection, recipe: str, *, actor: str, now: datet
         "status": ImageStatus.REGISTERED,
         "status_actor": actor,
         "status_at": now,
+        "preview": preview,
     }
     inserted = insert(images).values(values).returning(images.c.number, images.c.version)
     return connection.execute(inserted).one()

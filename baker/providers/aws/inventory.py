@@ -72,7 +72,12 @@ def describe_build_tags(build: Build, labels: Mapping[str, str], before: Mapping
     issues = dict(text.partition("=")[::2] for text in before.get("baker:issues", "").split())
     issues.setdefault(version, datetime.now(tz=build.created.tzinfo).isoformat(timespec="seconds"))
     newest = sorted(issues, key=int)[-MAX_ISSUES:]
+    previews = dict(text.partition("=")[::2] for text in before.get("baker:previews", "").split())
+    if "preview" in labels:
+        previews[version] = labels["preview"]
+    told = " ".join(f"{number}={previews[number]}" for number in newest if number in previews)
     return {
+        **({"baker:previews": told} if told or "baker:previews" in before else {}),
         "Name": f"{build.recipe}:{newest[-1]}",
         "baker:version": newest[-1],
         "baker:issues": " ".join(f"{number}={issues[number]}" for number in newest),
@@ -144,8 +149,9 @@ def _read_build(places: list[tuple[str, AmiImage]]) -> Sidecar:
         created=created,
     )
     wanted = tags.get("baker:wanted", "").split()
+    previews = dict(text.partition("=")[::2] for text in tags.get("baker:previews", "").split())
     issues: tuple[Issue, ...] = tuple(
-        parse_issue(version, {"at": at, "wanted": wanted})
+        parse_issue(version, {"at": at, "wanted": wanted, "preview": previews.get(version)})
         for version, _, at in (text.partition("=") for text in tags["baker:issues"].split())
     )
     return Sidecar(build=build, issues=issues, missing=NOT_IN_TAGS)
