@@ -288,7 +288,7 @@ def report_planned(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
     if entry.action is Action.BLOCKED:
         return report_blocked(entry, describe_reasons(entry), kitchen)
     assert entry.build is not None
-    image = kitchen.catalog.holder(entry.build.id)
+    image = kitchen.catalog.holder(entry.build.id, preview=kitchen.preview)
     return _report(entry, Outcome.UNCHANGED, kitchen, image=image.reference, reason=describe_reasons(entry))
 
 

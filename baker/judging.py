@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -44,7 +44,7 @@ def judge(
     arch: str,
     knowledge: Knowledge,
     parent: Build | None,
-    builds: Sequence[Build],
+    builds: Iterable[Build],
 ) -> Judged:
     """Compare every build with what is known now, newest first, until one may be used as it is."""
     newest: Judged | None = None

@@ -25,13 +25,20 @@ def tool_versions() -> dict[str, str]:
     return {"pyinfra": importlib.metadata.version("pyinfra"), "seal": SEAL_VERSION}
 
 
-def resolve_parent(catalog: Catalog, reference: Reference, *, place: tuple[str, str] | None = None) -> Image:
+def resolve_parent(
+    catalog: Catalog,
+    reference: Reference,
+    *,
+    place: tuple[str, str] | None = None,
+    preview: str | None = None,
+) -> Image:
     """The image that a bake may start from. Raises BadReference also where it is built upon a revoked one.
 
     With a ``place`` (target, architecture) ``latest`` is the newest one with a build for that, complete or
-    not: what is baked for one target does not wait for the others.
+    not: what is baked for one target does not wait for the others. For a ``preview`` it is the newest one
+    that was baked for that, if there is one.
     """
-    image = catalog.resolve(reference, place=place)
+    image = catalog.resolve(reference, place=place, preview=preview)
     if image.revoked_ancestors:
         revoked = ", ".join(image.revoked_ancestors)
         raise BadReference(
@@ -58,33 +65,46 @@ def explain_absence(reference: str, build: Build) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectKnowledge:
-    """``baker.plan.Knowledge`` from the real things, for one plan: what a source came to is remembered."""
+    """``baker.plan.Knowledge`` from the real things, for one plan: what a source came to is remembered.
+
+    For a ``preview`` (the name of its channel) the images that were baked for it go before the ordinary ones;
+    without, those of previews are not seen. What other previews have built may be issued again.
+    """
 
     catalog: Catalog
     providers: Mapping[str, Provider]
     settings: Settings
     environ: Mapping[str, str]
+    preview: str | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _static: dict[tuple[str, str, str, str | None], dict[str, str]] = field(default_factory=dict, init=False)
 
     def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
-        builds = self.catalog.usable_builds(recipe, target, arch)
+        builds = self.catalog.usable_builds(recipe, target, arch, preview=self.preview)
+        return [build for build in builds if self._is_here(build)]
+
+    def preview_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
+        builds = self.catalog.preview_builds(recipe, target, arch, preview=self.preview)
         return [build for build in builds if self._is_here(build)]
 
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
         try:
-            image = resolve_parent(self.catalog, reference, place=(target, arch))
+            image = self.resolve_parent(reference, target, arch)
             build = image.build_for(target, arch)
         except BadReference:
             return None
         return build if build and self._is_here(build) else None
 
+    def resolve_parent(self, reference: Reference, target: str, arch: str) -> Image:
+        """The image that a bake may start from. Raises BadReference."""
+        return resolve_parent(self.catalog, reference, place=(target, arch), preview=self.preview)
+
     def waiting_version(self, recipe: str, target: str, arch: str) -> str | None:
-        return self.catalog.waiting_version(recipe, target, arch)
+        return self.catalog.waiting_version(recipe, target, arch, preview=self.preview)
 
     def explain_no_build(self, reference: Reference, target: str, arch: str) -> str:
         try:
-            image = resolve_parent(self.catalog, reference, place=(target, arch))
+            image = self.resolve_parent(reference, target, arch)
         except BadReference as error:
             return str(error)
         build = image.build_for(target, arch)
@@ -121,7 +141,7 @@ class ProjectKnowledge:
 
     def explain_revoked(self, recipe: str, target: str, arch: str) -> str | None:
         del target, arch  # an image is revoked with all its builds
-        newest = next(iter(self.catalog.images(recipe, limit=1)), None)
+        newest = self.catalog.newest_image(recipe, preview=self.preview)
         if newest is None:
             return None
         if newest.status is ImageStatus.REVOKED:
@@ -136,7 +156,7 @@ class ProjectKnowledge:
 
     def name_build(self, build_id: str) -> str | None:
         try:
-            return self.catalog.holder(build_id).reference
+            return self.catalog.holder(build_id, preview=self.preview).reference
         except CatalogError:
             return None
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import graphlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -84,6 +84,9 @@ class Knowledge(Protocol):
 
     def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
         """Distinct usable builds, newest first; the first one is in the newest available image."""
+
+    def preview_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
+        """Those of (other) previews, newest first: one that fits is issued again, and never baked upon."""
 
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
         """The usable build that a reference means now, if there is one.
@@ -282,12 +285,13 @@ def _plan_one(
     if parent_is_due:
         reasons.append(Reason(kind="parent-will-be-baked", detail=f"its parent {parent_name} will be baked"))
     builds = knowledge.usable_builds(recipe.name, target, arch)
-    if not builds:
+    if not builds and not knowledge.preview_builds(recipe.name, target, arch):
         return entry(Action.BAKE, [*reasons, _explain_none(recipe, target, arch, knowledge)])
     if parent_is_due and parent is None:
         return entry(Action.BAKE, reasons)
     try:
-        judged = judge(recipe, target, arch, knowledge, parent, builds)
+        candidates = _list_candidates(recipe, target, arch, knowledge, builds)
+        judged = judge(recipe, target, arch, knowledge, parent, candidates)
         hit = judged.hit
         tests = explain_image_tests(hit.image_tests, knowledge.image_tests(recipe)) if hit else []
     except (SourceError, RecipeError) as error:
@@ -295,24 +299,35 @@ def _plan_one(
     changes = judged.changes
     if parent_is_due:  # where the source moves to is not known yet
         changes = tuple(change for change in changes if change.kind != "source-moved")
+    if hit is None and not builds:
+        judged = Judged(hit=None, changes=())
+        return entry(Action.BAKE, [*reasons, _explain_none(recipe, target, arch, knowledge)])
     if hit is None and (revoked := knowledge.explain_revoked(recipe.name, target, arch)):
         changes = (*changes, Reason(kind="revoked", detail=revoked))
     if reasons or hit is None:
         return entry(Action.BAKE, [*reasons, *changes])
-    waiting = knowledge.waiting_version(recipe.name, target, arch) if hit is builds[0] else None
+    is_newest = hit in builds[:1]
+    waiting = knowledge.waiting_version(recipe.name, target, arch) if is_newest else None
     if waiting:
         detail = f"its build of {hit.created:%Y-%m-%d %H:%M} UTC goes into {waiting}, which lacks one"
         return entry(Action.BAKE, [Reason(kind="incomplete", detail=detail), *tests], hit)
-    if hit is builds[0] and tests:
+    if is_newest and tests:
         return entry(Action.VERIFY, tests, hit)
-    if hit is builds[0]:
+    if is_newest:
         detail = f"nothing that it depends on moved since {hit.created:%Y-%m-%d %H:%M} UTC"
         return entry(Action.SKIP, [Reason(kind="unchanged", detail=detail)], hit)
-    detail = (
-        f"its inputs are again those of the build of {hit.created:%Y-%m-%d %H:%M} UTC: issued anew, not baked"
-    )
+    whose = "again those of the build" if hit in builds else "those of a preview's build"
+    detail = f"its inputs are {whose} of {hit.created:%Y-%m-%d %H:%M} UTC: issued anew, not baked"
     reissue = Reason(kind="reissue", detail=detail)
-    return entry(Action.BAKE, [reissue, *tests, *changes], hit)
+    return entry(Action.BAKE, [reissue, *tests, *(changes if builds else ())], hit)
+
+
+def _list_candidates(
+    recipe: Recipe, target: str, arch: str, knowledge: Knowledge, builds: Sequence[Build]
+) -> Iterator[Build]:
+    """Those of previews are asked for only where none of the recipe's own fits."""
+    yield from builds
+    yield from knowledge.preview_builds(recipe.name, target, arch)
 
 
 def _explain_none(recipe: Recipe, target: str, arch: str, knowledge: Knowledge) -> Reason:

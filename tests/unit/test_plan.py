@@ -45,6 +45,7 @@ class World:
     files: dict = field(default_factory=dict)
     builds: dict = field(default_factory=dict)
     pinned: dict = field(default_factory=dict)
+    previews: dict = field(default_factory=dict)
     roots: str = "debian-1"
     broken: dict = field(default_factory=dict)
     tests: dict = field(default_factory=dict)
@@ -89,6 +90,9 @@ class World:
 
     def usable_builds(self, recipe, target, arch):
         return self.builds.get((recipe, target, arch), [])
+
+    def preview_builds(self, recipe, target, arch):
+        return self.previews.get((recipe, target, arch), [])
 
     def find_build(self, reference, target, arch):
         if followed_parent(reference) is None:
