@@ -101,6 +101,12 @@ NIGHTLY_SCHEMA: Schema = {
             "title": 'a length of time ("10m", "1h")',
             "description": "Waits a random time up to this before it begins, so that not all begin at once",
         },
+        "wait": {
+            "type": "string",
+            "pattern": AGE,
+            "title": 'a length of time ("10m", "1h")',
+            "description": "How long it waits for another nightly that is at work in the catalog (it fails)",
+        },
         "prune": {
             "type": "boolean",
             "title": "true or false",
@@ -108,11 +114,20 @@ NIGHTLY_SCHEMA: Schema = {
         },
         "notify": {
             "type": "array",
-            "items": {"type": "string", "pattern": r"^[^\s]+$", "title": "an apprise address"},
+            "items": {
+                "type": "string",
+                "pattern": r"^[^\s]+$",
+                "title": "an apprise address or env:VARIABLE",
+            },
             "title": "a list of apprise addresses",
             "description": "Who hears of failures, recoveries and of what changed",
         },
-        "ping": {**_URL, "description": "Dead man's switch: fetched at the end, with /fail after a failure"},
+        "ping": {
+            "type": "string",
+            "pattern": r"^(https?://[^\s/]+|env:[A-Za-z_][A-Za-z0-9_]*$)",
+            "title": "an http:// or https:// address, or env:VARIABLE",
+            "description": "Dead man's switch: fetched at the end, /start before that, /fail after a failure",
+        },
     },
 }
 

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, Sequence[str]] = {
     "images": ("image ls", "image show"),
     "life": ("image deprecate", "image revoke", "image restore", "image label"),
     "machines": ("run",),
+    "nightly": ("nightly",),
     "planning": ("plan",),
     "promoting": ("promote", "rollback"),
     "publishing": ("image publish",),

@@ -1,0 +1,321 @@
+"""The nightly build: plan, bake what is stale, promote, prune, sweep, report; ``run_nightly`` reads top-down.
+
+Whatever fails, everything else is still done: a recipe that fails blocks only what is built upon it, and a
+step that fails no other step. A lock in the catalog sees to it that no two are at work at once, on whatever
+hosts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from baker import identity
+from baker.errors import BakerError, Interrupted
+from baker.execution import WORK, execute_plan, list_source_warnings, node_of, parent_of, plan_bakes
+from baker.kitchen import Kitchen
+from baker.lifecycle import GateOf
+from baker.locking import holding_lock
+from baker.model import Outcome, Recipe, Reference
+from baker.nightly_report import Ended, Failure, NightlyReport, Past, read_past
+from baker.plan import Node, PlanEntry
+from baker.progress import BakeEnded, Note, Progress
+from baker.promoting import Promotion, Standing, promote_newest, publish_to_followers
+from baker.providers.protocol import Provider
+from baker.prune import Pruned, PrunePlan, delete_images, plan_prune
+from baker.retention import Retention
+from baker.sweep import Swept, sweep_dead_bakes
+
+KIND = "nightly"
+"""Of its runs in the catalog, and the name of its lock."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Orders:
+    """What is asked of a night. ``selected`` are recipes by name (None: every one); ``promote`` are channels.
+
+    ``prune`` are the recipes whose images the rules of ``retention`` may let go; None: nothing is pruned.
+    """
+
+    selected: Sequence[str] | None
+    jobs: int
+    promote: Sequence[str]
+    gate_of: GateOf
+    retention: Retention
+    prune: frozenset[str] | None
+    jitter_seconds: float = 0.0
+    wait_seconds: float = 0.0
+
+
+def run_nightly(
+    recipes: Mapping[str, Recipe],
+    kitchen: Kitchen,
+    everywhere: Mapping[str, Provider],
+    orders: Orders,
+    *,
+    begun: Callable[[], None] = lambda: None,
+) -> NightlyReport:
+    """One night, and what came of it. ``everywhere`` are all providers, for pruning and sweeping.
+
+    ``begun`` is called once the lock is held. Interrupted, it cleans up and tells what was done. Raises
+    LockHeld while another one is at work, CatalogError where the catalog cannot be written at all.
+    """
+    night = Night(run=identity.make_bake_id(), recipes=recipes, kitchen=kitchen, orders=orders)
+    with night.holding_lock():
+        night.start()
+        try:
+            begun()
+            night.wait_a_while()
+            night.bake(night.plan_first)
+            while night.promote() and night.bake(night.plan_due):
+                pass  # once more: what is built upon a channel is due when the channel was moved
+            night.prune(everywhere)
+            night.sweep(everywhere)
+        except Interrupted as error:
+            night.broken_off = str(error)
+        finally:
+            report = night.finish()
+    return report
+
+
+@dataclass(kw_only=True, slots=True)
+class Night:
+    """One night at work: what was done so far, of which ``finish`` makes the report."""
+
+    run: str
+    recipes: Mapping[str, Recipe]
+    kitchen: Kitchen
+    orders: Orders
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
+    past: Past = field(default_factory=Past)
+    planned: dict[Node, PlanEntry] = field(default_factory=dict)
+    ended: dict[Node, BakeEnded] = field(default_factory=dict)
+    promotions: dict[tuple[str, str, str], Promotion] = field(default_factory=dict)
+    lagging: list[str] = field(default_factory=list)
+    pruning: PrunePlan | None = None
+    pruned: Pruned | None = None
+    swept: Swept | None = None
+    failures: list[Failure] = field(default_factory=list)
+    warnings: dict[str, None] = field(default_factory=dict)
+    broken_off: str | None = None
+
+    # --- begin and end --------------------------------------------------------------------------------
+
+    @contextmanager
+    def holding_lock(self) -> Iterator[None]:
+        cancel, said = self.kitchen.interruption.cancel, False
+
+        def pause(seconds: float) -> None:
+            nonlocal said
+            if not said:
+                said = True
+                self.kitchen.show(Note(text="Another nightly is at work; waiting for it"))
+            cancel.wait(seconds)
+            self.kitchen.interruption.check()
+
+        with holding_lock(
+            self.kitchen.catalog,
+            self.kitchen.settings.home,
+            KIND,
+            self.run,
+            on_lost=self.lose_lock,
+            wait_seconds=self.orders.wait_seconds,
+            pause=pause,
+        ):
+            yield
+
+    def lose_lock(self, why: str) -> None:
+        self.fail("lock", BakerError(why))
+        self.kitchen.interruption.end(why)
+
+    def start(self) -> None:
+        catalog, orders = self.kitchen.catalog, self.orders
+        project = str(self.kitchen.settings.project)
+        self.past = read_past(catalog.runs(kind=KIND, project=project, limit=10))
+        options = {
+            "recipes": None if orders.selected is None else list(orders.selected),
+            "targets": None if self.kitchen.targets is None else sorted(self.kitchen.targets),
+            "promote": list(orders.promote),
+        }
+        catalog.start_run(self.run, KIND, project, options)
+
+    def wait_a_while(self) -> None:
+        if self.orders.jitter_seconds:
+            self.kitchen.show(Note(text=f"Begins in {self.orders.jitter_seconds:.0f} s"))
+            self.kitchen.interruption.cancel.wait(self.orders.jitter_seconds)
+            self.kitchen.interruption.check()
+
+    def finish(self) -> NightlyReport:
+        """Tell what was done, and write down what the next night asks of this one."""
+        with self.kitchen.interruption.shielded():
+            report = NightlyReport(
+                run=self.run,
+                project=str(self.kitchen.settings.project),
+                catalog=self.kitchen.catalog.description,
+                started=self.started,
+                finished=datetime.now(UTC),
+                broken_off=self.broken_off,
+                plan=tuple(self.planned.values()),
+                ended=tuple(self.tell_end(node) for node in self.planned if node in self.ended),
+                promotions=tuple(self.promotions.values()),
+                lagging=tuple(self.lagging),
+                pruning=self.pruning,
+                pruned=self.pruned,
+                swept=self.swept,
+                failures=tuple(self.failures),
+                warnings=tuple(self.warnings),
+                failed_before=self.past.failed,
+            )
+            self.kitchen.catalog.record_results(self.run, report.results)
+            self.kitchen.catalog.finish_run(self.run, str(report.outcome), {"lagging": list(report.lagging)})
+        return report
+
+    def tell_end(self, node: Node) -> Ended:
+        ended, entry = self.ended[node], self.planned[node]
+        return Ended(
+            result=ended.result,
+            previous=ended.previous,
+            difference=ended.difference,
+            security=frozenset(update.name for update in entry.updates if update.security),
+            waits_for=self.find_awaited(entry) if ended.result.outcome is Outcome.BLOCKED else None,
+            failing_since=self.past.failing.get(node),
+            now=self.started,
+        )
+
+    # --- steps ----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """What fails within is in the report, and stops no other step."""
+        self.kitchen.interruption.check()
+        try:
+            yield
+        except Interrupted:
+            raise
+        except (BakerError, OSError) as error:
+            self.kitchen.interruption.check()  # breaking off makes other things fail
+            self.fail(name, error)
+        except Exception as fault:
+            self.fail(name, BakerError(f"a fault of baker: {type(fault).__name__}: {fault}"))
+
+    def fail(self, step: str, error: BakerError | OSError) -> None:
+        hint = error.hint if isinstance(error, BakerError) else None
+        self.failures.append(Failure(step=step, what=str(error), hint=hint))
+
+    def warn(self, *warnings: str) -> None:
+        self.warnings |= dict.fromkeys(warnings)
+
+    def plan_first(self) -> Sequence[PlanEntry]:
+        plan = plan_bakes(self.recipes, self.kitchen, selected=self.orders.selected)
+        self.warn(*list_source_warnings(self.recipes, plan, self.kitchen.catalog))
+        self.warn(*(f"{entry.recipe} for {entry.target}: {entry.note}" for entry in plan if entry.note))
+        return plan
+
+    def plan_due(self) -> Sequence[PlanEntry]:
+        """What came to be stale since, by what was promoted, and was not tried in this night."""
+        plan = plan_bakes(self.recipes, self.kitchen, selected=self.orders.selected)
+        return find_due(
+            self.recipes, plan, {node: ended.result.outcome for node, ended in self.ended.items()}
+        )
+
+    def bake(self, make_plan: Callable[[], Sequence[PlanEntry]]) -> bool:
+        """Whether anything was planned. Results come by events: those of one that is broken off too."""
+        plan: Sequence[PlanEntry] = ()
+        with self.step("plan"):
+            plan = make_plan()
+        self.planned |= {node_of(entry): entry for entry in plan}
+        with self.step("bake"):
+            watched = replace(self.kitchen, show=self.watch)
+            execute_plan(self.recipes, plan, watched, jobs=self.orders.jobs)
+        return bool(plan)
+
+    def watch(self, progress: Progress) -> None:
+        if isinstance(progress, BakeEnded):
+            node = node_of(progress.result)
+            if node not in self.ended or progress.result.outcome is not Outcome.UNCHANGED:
+                self.ended[node] = progress
+        self.kitchen.show(progress)
+
+    def promote(self) -> bool:
+        """Whether a channel was moved."""
+        moved = False
+        names = [name for name in self.recipes if self.is_ours(name)]
+        for channel in self.orders.promote:
+            for name in names:
+                with self.step("promote"):
+                    moved |= self.promote_one(name, channel)
+        return moved
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a recipe was asked for, or baked since one that was lacked it."""
+        selected = self.orders.selected
+        return selected is None or name in selected or any(recipe == name for recipe, _, _ in self.planned)
+
+    def promote_one(self, name: str, channel: str) -> bool:
+        catalog, gate = self.kitchen.catalog, self.orders.gate_of(channel)
+        reason = f"{KIND} {self.run}"
+        found = promote_newest(catalog, name, channel, gate, reason=reason)
+        moved = any(promotion.standing is Standing.MOVED for promotion in found)
+        for promotion in found:
+            self.promotions[name, channel, promotion.standing] = promotion
+        if moved or f"{name}:{channel}" in self.past.lagging:
+            for lag in publish_to_followers(catalog, self.kitchen.providers, name, channel):
+                self.lagging.append(lag.what)
+                hint = f"Repair it: baker image publish {lag.what}; the next nightly tries as well."
+                self.fail("publish", BakerError(str(lag), hint=hint))
+        return moved
+
+    def prune(self, everywhere: Mapping[str, Provider]) -> None:
+        if self.orders.prune is None:
+            return
+        catalog, home, retention = self.kitchen.catalog, self.kitchen.settings.home, self.orders.retention
+        with self.step("prune"):
+            self.pruning = plan_prune(catalog, everywhere, home, retention, recipes=self.orders.prune)
+            if not (self.pruning.doomed or self.pruning.pending):
+                return
+            self.pruned = delete_images(
+                catalog, everywhere, home, self.pruning.doomed, retention, by_rules=True
+            )
+            hint = "The next one goes on: baker image prune --yes"
+            for reference, error in dict.fromkeys(self.pruned.failed):
+                self.fail("prune", BakerError(f"{reference}: {error}", hint=hint))
+
+    def sweep(self, everywhere: Mapping[str, Provider]) -> None:
+        with self.step("sweep"):
+            self.swept = sweep_dead_bakes(self.kitchen.catalog, everywhere, self.kitchen.settings.home)
+            hint = "Try it again: baker system sweep"
+            for resource, error in self.swept.failed:
+                self.fail("sweep", BakerError(f"{resource.kind} {resource.id}: {error}", hint=hint))
+            for target, error in self.swept.unasked:
+                self.fail("sweep", BakerError(f"{target} was not asked what is left: {error}", hint=hint))
+
+    # --- what is due -----------------------------------------------------------------------------------
+
+    def find_awaited(self, entry: PlanEntry) -> str | None:
+        """The channel that its source is, where this night promotes to it and it does not exist yet."""
+        source = self.recipes[entry.recipe].targets[entry.target].source
+        if (
+            not isinstance(source, Reference)
+            or not source.channel
+            or source.channel not in self.orders.promote
+        ):
+            return None
+        exists = self.kitchen.catalog.channel(source.recipe, source.channel)
+        return None if exists else str(source)
+
+
+def find_due(
+    recipes: Mapping[str, Recipe], plan: Sequence[PlanEntry], tried: Mapping[Node, Outcome]
+) -> list[PlanEntry]:
+    """What of a plan is to be baked, was not baked yet, and is not built upon what failed."""
+    due: list[PlanEntry] = []
+    stuck: set[Node | None] = set()
+    for entry in plan:  # parents first
+        node, outcome = node_of(entry), tried.get(node_of(entry))
+        if outcome is Outcome.FAILED or parent_of(recipes, entry) in stuck:
+            stuck.add(node)
+        elif entry.action in WORK and outcome is not Outcome.BAKED:
+            due.append(entry)
+    return due

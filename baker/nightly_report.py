@@ -1,0 +1,199 @@
+"""What came of a night: for the person who reads it in the morning, for programs, and for the next night."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from baker.comparing import ManifestDifference
+from baker.model import BakeResult, Outcome
+from baker.plan import Node, PlanEntry
+from baker.promoting import Promotion, Standing
+from baker.prune import Pruned, PrunePlan
+from baker.runs import Run
+from baker.sweep import Swept
+
+BAD = (Outcome.FAILED, Outcome.BLOCKED)
+
+
+class NightOutcome(enum.StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+
+
+# --- the night before -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """What earlier nights left: whether the last one ``failed``, which recipes are ``failing`` and since
+    when, which channels others do not follow yet."""
+
+    failed: bool = False
+    failing: Mapping[Node, datetime] = field(default_factory=dict)
+    lagging: frozenset[str] = frozenset()
+
+
+def read_past(runs: Sequence[Run]) -> Past:
+    """``runs`` are newest first. Of each recipe the newest one counts that tells of it."""
+    ended = [run for run in runs if run.outcome in (NightOutcome.DONE, NightOutcome.FAILED)]
+    newest: dict[Node, Mapping[str, Any]] = {}
+    for run in reversed(runs):
+        newest |= run.results
+    return Past(
+        failed=bool(ended and ended[0].outcome == NightOutcome.FAILED),
+        failing={
+            node: datetime.fromisoformat(result["failing_since"])
+            for node, result in newest.items()
+            if result.get("failing_since")
+        },
+        lagging=frozenset(ended[0].report.get("lagging", ()) if ended and ended[0].report else ()),
+    )
+
+
+# --- this one -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """A step that did not do all that it should."""
+
+    step: str
+    what: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackageMove:
+    """``old`` is None for a package that is new, ``new`` for one that is gone."""
+
+    name: str
+    old: str | None
+    new: str | None
+    security: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ended:
+    """How it ended with one recipe on one target; ``difference`` is that against ``previous``.
+
+    ``security`` names packages that have a security update. ``waits_for`` is the channel that it is to be
+    built upon, where that holds nothing yet. ``failing_since`` is when it began to fail in earlier nights;
+    ``now`` when this one began.
+    """
+
+    result: BakeResult
+    previous: str | None
+    difference: ManifestDifference | None
+    security: frozenset[str]
+    waits_for: str | None
+    failing_since: datetime | None
+    now: datetime
+
+    @property
+    def node(self) -> Node:
+        return self.result.recipe, self.result.target, self.result.arch
+
+    @property
+    def is_bad(self) -> bool:
+        return self.result.outcome in BAD and self.waits_for is None
+
+    @property
+    def recovered(self) -> bool:
+        return self.failing_since is not None and self.result.outcome not in BAD
+
+    @property
+    def bad_since(self) -> datetime | None:
+        """Since when it fails; None if it does not."""
+        return (self.failing_since or self.now) if self.is_bad else None
+
+    @property
+    def packages(self) -> list[PackageMove]:
+        """Those that changed, security updates first."""
+        if self.difference is None:
+            return []
+        changes = [*self.difference.packages_upgraded, *self.difference.packages_downgraded]
+        moves = [
+            *((change.new.name, change.old.version, change.new.version) for change in changes),
+            *((package.name, None, package.version) for package in self.difference.packages_added),
+            *((package.name, package.version, None) for package in self.difference.packages_removed),
+        ]
+        found = [
+            PackageMove(name=name, old=old, new=new, security=name in self.security)
+            for name, old, new in moves
+        ]
+        return sorted(found, key=lambda move: (not move.security, move.name))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NightlyReport:
+    """``plan`` is what was found, ``ended`` how it ended, in that order. ``broken_off`` is why the night ended
+    early. ``pruned`` is None where nothing was to be deleted. ``lagging`` are channels that others do not
+    follow yet. ``failed_before``: so did the last night of the project that was not broken off.
+    """
+
+    run: str
+    project: str
+    catalog: str
+    started: datetime
+    finished: datetime
+    broken_off: str | None
+    plan: tuple[PlanEntry, ...]
+    ended: tuple[Ended, ...]
+    promotions: tuple[Promotion, ...]
+    lagging: tuple[str, ...]
+    pruning: PrunePlan | None
+    pruned: Pruned | None
+    swept: Swept | None
+    failures: tuple[Failure, ...]
+    warnings: tuple[str, ...]
+    failed_before: bool
+
+    @property
+    def outcome(self) -> NightOutcome:
+        lost = any(failure.step == "lock" for failure in self.failures)
+        if self.broken_off and not lost:
+            return NightOutcome.INTERRUPTED
+        bad = self.failures or any(ended.is_bad for ended in self.ended)
+        return NightOutcome.FAILED if bad else NightOutcome.DONE
+
+    @property
+    def recovered(self) -> bool:
+        """Whether everything is well again that was not."""
+        return self.failed_before and self.outcome is NightOutcome.DONE
+
+    @property
+    def is_news(self) -> bool:
+        """Whether somebody should hear of it. Whoever broke it off knows."""
+        if self.outcome is NightOutcome.INTERRUPTED:
+            return False
+        return bool(self.outcome is NightOutcome.FAILED or self.recovered or self.baked or self.moved)
+
+    @property
+    def baked(self) -> list[Ended]:
+        return [ended for ended in self.ended if ended.result.outcome is Outcome.BAKED]
+
+    @property
+    def moved(self) -> list[Promotion]:
+        return [promotion for promotion in self.promotions if promotion.standing is Standing.MOVED]
+
+    @property
+    def seconds(self) -> float:
+        return (self.finished - self.started).total_seconds()
+
+    @property
+    def results(self) -> dict[Node, dict[str, Any]]:
+        """What the next night asks. Of a night that was broken off, failures tell nothing."""
+        return {
+            ended.node: {
+                "outcome": str(ended.result.outcome),
+                "image": ended.result.image,
+                "failing_since": since.isoformat() if (since := ended.bad_since) else None,
+            }
+            for ended in self.ended
+            if not (self.broken_off and ended.is_bad)
+        }
