@@ -7,7 +7,7 @@ KEPT  := BAKER_HOME,BAKER_CATALOG,BAKER_ACTOR,BAKER_LOCAL_MIRROR,BAKER_LOCAL_SEC
 ROOT  := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=$(KEPT))
 
 # One resolution for every Python and platform that baker runs on; setuptools installs baker itself.
-RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extra aws --extra postgresql \
+RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extra aws --extra postgresql --extra notify \
   --generate-hashes --no-header --quiet
 BUILD   := setuptools>=77
 

@@ -131,7 +131,7 @@ class Ended:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NightlyReport:
-    """``plan`` is what was found, ``ended`` how it ended, in that order. ``broken_off`` is why the night ended
+    """``plan`` is what was found, ``ended`` how it ended, in its order. ``broken_off`` is why the night ended
     early. ``pruned`` is None where nothing was to be deleted. ``lagging`` are channels that others do not
     follow yet. ``failed_before``: so did the last night of the project that was not broken off.
     """

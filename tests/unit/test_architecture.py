@@ -51,6 +51,7 @@ ONLY_THERE = {
     "boto3": ("providers.aws",),
     "botocore": ("providers.aws",),
     "paramiko": ("providers.aws",),
+    "apprise": ("notifying",),
     "fcntl": ("providers.local", "identity"),
     "ctypes": ("providers.local", "providers.aws.inside"),
 }
