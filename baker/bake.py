@@ -1,6 +1,6 @@
 """The pipeline: resolve, launch, configure, seal, capture, verify, register, distribute; teardown, always.
 
-``run_pipeline`` reads top-down as the specification of one bake.
+``run_pipeline`` and ``make_image`` read top-down as the specification of one bake.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from baker.configurer import (
     tests_child_spec,
 )
 from baker.ending import finish
-from baker.errors import BakerError, HostError, ImageTestError, MachineReclaimed, UsageError
+from baker.errors import BakerError, HostError, ImageTestError, UsageError
 from baker.fingerprint import fingerprint, image_test_inputs, traced_inputs
 from baker.kitchen import Bake, Kitchen
-from baker.knowledge import resolve_parent, tool_versions
+from baker.knowledge import tool_versions
 from baker.log import FREE_SPACE, BakeLog
 from baker.manifest import fold_layers, manifest_digest
 from baker.model import (
@@ -39,11 +39,12 @@ from baker.model import (
     shorten_digest,
 )
 from baker.plan import Action, PlanEntry, describe_reasons
-from baker.progress import BakeStarted, Note, count
+from baker.progress import BakeStarted, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
+from baker.retrying import retried
 from baker.settings import target_settings
 from baker.sidecar import format_wanted
-from baker.teardown import MACHINES, Teardown, describe_resource
+from baker.teardown import MACHINES, Teardown
 
 
 def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitchen) -> BakeResult:
@@ -87,7 +88,7 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
         image: Image | None = None
         error: BakerError | None = None
         try:
-            image = use_again(running, carried) if entry.build else run_twice_at_most(running, carried)
+            image = use_again(running, carried) if entry.build else run_pipeline(running, carried)
         except BakerError as failure:
             log.write(f"failed: {failure}")
             error = kitchen.interruption.explain(failure)
@@ -107,30 +108,14 @@ def bake(recipe: Recipe, entry: PlanEntry, carried: Sequence[str], kitchen: Kitc
     return ended.result
 
 
-def run_twice_at_most(bake: Bake, carried: Sequence[str]) -> Image:
-    """The pipeline, and once more from its beginning if the provider took a machine back."""
-    try:
-        return run_pipeline(bake, carried)
-    except MachineReclaimed as error:
-        start_over(bake, error)
-    return run_pipeline(bake, carried)
-
-
-def start_over(bake: Bake, error: MachineReclaimed) -> None:
-    """Remove what was made so far. Raises ``error`` if something stays: the bake ends, and names it."""
-    bake.log.write(f"reclaimed: {error}")
-    bake.kitchen.show(Note(text=f"{bake.recipe.name}: {error}. Starting over, once"))
-    bake.machine = None
-    for resource in reversed(bake.teardown.resources):
-        try:
-            bake.teardown.undo(resource)
-        except (BakerError, OSError) as failure:
-            bake.log.write(f"not removed: {describe_resource(resource)}: {failure}")
-            raise error from failure
-
-
 def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
     """One bake, from its source to an available image."""
+    image, build = retried(bake, lambda: make_image(bake, carried))
+    return retried(bake, lambda: distribute(bake, image, build))
+
+
+def make_image(bake: Bake, carried: Sequence[str]) -> tuple[Image, Build]:
+    """From the source to an image that is registered."""
     provider, recipe, teardown = bake.provider, bake.recipe, bake.teardown
     with bake.stage(Stage.RESOLVE) as detail:
         secrets = read_secrets(recipe, bake.kitchen.environ)
@@ -157,8 +142,7 @@ def run_pipeline(bake: Bake, carried: Sequence[str]) -> Image:
     with bake.stage(Stage.REGISTER) as detail:
         image = register(bake, build, captured, carried)
         detail.append(image.reference)
-    with bake.stage(Stage.DISTRIBUTE):
-        return distribute(bake, image, build)
+    return image, build
 
 
 def use_again(bake: Bake, carried: Sequence[str]) -> Image:
@@ -167,9 +151,9 @@ def use_again(bake: Bake, carried: Sequence[str]) -> Image:
     assert build is not None
     claim_builds(bake, [build.id, *carried])
     if bake.entry.verifies:
-        verify_again(bake, build)
+        retried(bake, lambda: verify_again(bake, build))
     if bake.entry.action is Action.VERIFY:
-        return bake.kitchen.catalog.holder(build.id)
+        return bake.kitchen.catalog.holder(build.id, preview=bake.kitchen.preview)
     return reissue(bake, build, carried)
 
 
@@ -183,10 +167,10 @@ def reissue(bake: Bake, build: Build, carried: Sequence[str]) -> Image:
             packages=(),
             carry=[build.id, *carried],
             wanted=wanted_places(bake),
+            preview=bake.kitchen.preview,
         )
         detail.append(image.reference)
-    with bake.stage(Stage.DISTRIBUTE):
-        return distribute(bake, image, build)
+    return retried(bake, lambda: distribute(bake, image, build))
 
 
 def read_secrets(recipe: Recipe, environ: Mapping[str, str]) -> dict[str, str]:
@@ -207,7 +191,7 @@ def resolve_source(bake: Bake) -> ResolvedSource:
     parent = None
     if isinstance(source, Reference):
         place = entry.target, entry.arch
-        parent = resolve_parent(bake.kitchen.catalog, source, place=place).build_for(*place)
+        parent = knowledge.resolve_parent(source, *place).build_for(*place)
     return knowledge.resolve(bake.recipe, entry.target, entry.arch, parent)
 
 
@@ -328,20 +312,22 @@ def verify_again(bake: Bake, build: Build) -> None:
     Raises ImageTestError; then nothing changes.
     """
     image_tests = image_test_inputs(bake.recipe)  # before they run: what is edited meanwhile did not
+    holder = bake.kitchen.catalog.holder(build.id, preview=bake.kitchen.preview)
     try:
         with bake.stage(Stage.VERIFY) as detail:
             detail.append(verify(bake, build))
     except ImageTestError as error:
         if bake.entry.action is not Action.VERIFY:
             raise
-        reference = bake.kitchen.catalog.holder(build.id).reference
+        reference = holder.reference
         raise ImageTestError(
             f"{error}\n{reference} was not baked again, and stays available as it is: "
             "its inputs are unchanged, only its image tests are not",
             hint=f"Mend the tests, or the recipe: then baker bake {bake.recipe.name} makes the next version. "
             f"If it must not be used: baker image revoke {reference} --reason …",
         ) from error
-    bake.kitchen.catalog.record_image_tests(build.id, image_tests)
+    if holder.preview == bake.kitchen.preview:  # what an ordinary image passed is not a branch's to say
+        bake.kitchen.catalog.record_image_tests(build.id, image_tests)
 
 
 def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str]) -> Image:
@@ -354,6 +340,7 @@ def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str
             packages=captured.packages,
             carry=carried,
             wanted=wanted_places(bake),
+            preview=bake.kitchen.preview,
         )
         bake.teardown.keep(captured.resource)
     return image
@@ -369,8 +356,12 @@ def distribute(bake: Bake, image: Image, build: Build) -> Image:
     """Bring the build to every place of its target; then the image is available."""
     wanted = format_wanted(wanted_places(bake))
     labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id, "wanted": wanted}
+    if image.preview is not None:
+        labels["preview"] = image.preview
     try:
-        artifacts = bake.provider.distribute(build, labels, bake.teardown)
+        with bake.stage(Stage.DISTRIBUTE):
+            artifacts = bake.provider.distribute(build, labels, bake.teardown)
+            return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})
     except BakerError as error:
         hint = (
             f"{image.reference} is registered, and not available for {build.target}/{build.arch} until it is "
@@ -378,4 +369,3 @@ def distribute(bake: Bake, image: Image, build: Build) -> Image:
         )
         error.hint = f"{error.hint}\n{hint}" if error.hint else hint
         raise
-    return bake.kitchen.catalog.make_available(image.recipe, image.version, {build.id: artifacts})

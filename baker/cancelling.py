@@ -44,7 +44,8 @@ def forget_request(home: Path, bake_id: str) -> None:
 
 @contextmanager
 def heeding_cancel(home: Path, bake_id: str, interruption: Interruption) -> Iterator[None]:
-    """Within, a request ends ``interruption``; once that has ended, this thread is not left waiting."""
+    """Within, a request ends ``interruption``; once that has ended, or a time limit has, this thread is not
+    left waiting."""
     path = _request_path(home, bake_id)
     this_thread = threading.get_native_id()
     done = threading.Event()
@@ -52,11 +53,14 @@ def heeding_cancel(home: Path, bake_id: str, interruption: Interruption) -> Iter
     def watch() -> None:
         ended = 0.0
         while not done.wait(TICK_SECONDS):
+            interruption.expire()
             if interruption.cancel.is_set():
                 ended += TICK_SECONDS
                 if ended > GRACE_SECONDS:
                     interruption.break_off(this_thread)
-            elif path.exists():
+                continue
+            ended = 0.0
+            if path.exists():
                 interruption.end(f"cancelled by {path.read_text() or 'somebody'}")
 
     watcher = threading.Thread(target=watch, name=f"cancel-{bake_id}", daemon=True)

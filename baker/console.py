@@ -204,6 +204,7 @@ def bake_json(result: BakeResult) -> dict[str, Any]:
         "reason": result.reason,
         "seconds": result.seconds,
         "stages": dict(result.stages),
+        "attempts": result.attempts,
         "operations": {"changed": result.changed_operations, "unchanged": result.unchanged_operations},
         "error": result.error,
     }

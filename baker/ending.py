@@ -55,6 +55,7 @@ def finish(bake: Bake, image: Image | None, error: BakerError | None) -> BakeEnd
         changed_operations=bake.changed,
         unchanged_operations=bake.unchanged,
         error=message,
+        attempts=bake.attempts,
     )
     ended = BakeEnded(result=result, image=image, left_behind=tuple(left), kept=kept, log=str(bake.log.path))
     return describe_success(ended, bake, image) if image and outcome is Outcome.BAKED else ended

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 
 class BakerError(Exception):
-    """A failure with something to say to the user. Exit code 1."""
+    """A failure with something to say to the user. Exit code 1.
+
+    It is ``passing`` where the same may well succeed a moment later: a bake that fails of it is tried again.
+    """
 
     exit_code = 1
+    passing = False
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, passing: bool | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if passing is not None:
+            self.passing = passing
 
 
 class UsageError(BakerError):
@@ -56,7 +62,9 @@ class MachineError(BakerError):
 
 
 class MachineReclaimed(MachineError):
-    """The provider took the machine back (a spot instance): the same once more may succeed."""
+    """The provider took the machine back (a spot instance)."""
+
+    passing = True
 
 
 class CloudError(BakerError):
@@ -76,6 +84,10 @@ class CommandFailed(BakerError):
 
 class CommandTimeout(BakerError):
     """A command ran longer than it may; it and everything it started is gone."""
+
+
+class StageTimeout(BakerError):
+    """A stage of a bake took longer than its limit, and was broken off."""
 
 
 class ConfigureError(BakerError):

@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,11 +19,16 @@ class Interruption:
     """Turns the first signal into ``Interrupted`` in the main thread, except where it is shielded.
 
     Bakes run in threads of their own, which no signal reaches: each has a ``part``, which ends with the
-    whole or alone, and whose ``cancel`` and ``check`` it looks at.
+    whole or alone, and whose ``cancel`` and ``check`` it looks at. What is ``limited`` in time is broken off
+    by the same ``cancel``, and the bake goes on afterwards.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.cancel = threading.Event()
+        self._clock = clock
+        self._ended = False
+        self._deadline: float | None = None
+        self._expired = False
         self._reason = "interrupted"
         self._shields = 0
         self._lock = threading.Lock()
@@ -55,7 +61,7 @@ class Interruption:
 
     def part(self) -> Interruption:
         """One for a single bake: ended when the whole is, or alone."""
-        part = Interruption()
+        part = Interruption(self._clock)
         self._parts.append(part)
         if self.cancel.is_set():
             part.end(self._reason)
@@ -64,6 +70,7 @@ class Interruption:
     def end(self, reason: str) -> None:
         """Ask everything that looks at this to stop."""
         self._reason = reason
+        self._ended = True  # without the lock: a signal may come while this thread holds it
         self.cancel.set()
         for part in self._parts:
             part.end(reason)
@@ -79,6 +86,47 @@ class Interruption:
             with self._lock:
                 self._shields -= 1
 
+    @contextmanager
+    def limited(self, seconds: float, error: BakerError) -> Iterator[None]:
+        """Within, what takes longer is broken off; then ``error`` is raised, whatever that made fail.
+
+        Somebody has to look at the clock meanwhile: ``expire``.
+        """
+        self._deadline = self._clock() + seconds
+        try:
+            yield
+        except Exception as failure:
+            if self._lift_limit():
+                raise error from failure
+            raise
+        else:
+            if self._lift_limit():
+                raise error
+        finally:
+            self._lift_limit()
+
+    def expire(self) -> None:
+        """Break off what takes longer than it is ``limited`` to. Some thread calls this again and again."""
+        with self._lock:
+            if self._deadline is not None and self._clock() >= self._deadline:
+                self._deadline, self._expired = None, True
+                self.cancel.set()
+
+    def _lift_limit(self) -> bool:
+        """Whether the time was over, and nothing else is why this was broken off."""
+        with self._lock:
+            expired, self._deadline, self._expired = self._expired, None, False
+            if expired and not self._ended:
+                self.cancel.clear()
+            if self._ended:  # meanwhile
+                self.cancel.set()
+            return expired and not self._ended
+
+    def pause(self, seconds: float) -> None:
+        """Wait. Raises Interrupted as soon as this ends."""
+        self.cancel.wait(seconds)
+        self.check()
+
     def check(self) -> None:
         """Raise what a shield held back."""
         if self.cancel.is_set():
@@ -89,12 +137,14 @@ class Interruption:
         return Interrupted(self._reason) if self.cancel.is_set() else error
 
     def break_off(self, thread: int) -> None:
-        """Kill the processes that a thread started itself, unless it is shielded: it may wait for them.
+        """Once this has ended, kill the processes that a thread started itself: it may wait for them.
+
+        Not while it is shielded.
 
         ``thread`` is its native id. Does nothing where there is no /proc.
         """
         with self._lock:
-            if self._shields:
+            if self._shields or not self.cancel.is_set():
                 return
             with contextlib.suppress(FileNotFoundError):
                 for pid in Path(f"/proc/self/task/{thread}/children").read_text().split():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -21,14 +21,16 @@ from baker.progress import Progress, RecipeEvent, StageEnded, StageStarted
 from baker.providers.protocol import Machine, Provider
 from baker.settings import Settings
 from baker.teardown import Teardown
+from baker.time_limits import choose_pause, find_limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kitchen:
     """What bakes are run with. ``environ`` holds what recipes may ask for by name, secrets among it.
 
-    ``targets`` are those that are baked for (None: every one). ``enter_failed`` lets somebody look into the
-    machine of a failed bake before it is torn down.
+    ``targets`` are those that are baked for (None: every one). ``preview`` is the channel that is baked for,
+    if what comes out is not to become ``latest``. ``enter_failed`` lets somebody look into the machine of a
+    failed bake before it is torn down.
     """
 
     catalog: Catalog
@@ -38,13 +40,19 @@ class Kitchen:
     show: Callable[[Progress], None]
     interruption: Interruption
     targets: Collection[str] | None = None
+    preview: str | None = None
     keep_failed: bool = False
     enter_failed: Callable[[Machine, BakerError], None] | None = None
+    choose_pause: Callable[[int], float] = choose_pause
 
     @property
     def knowledge(self) -> ProjectKnowledge:
         return ProjectKnowledge(
-            catalog=self.catalog, providers=self.providers, settings=self.settings, environ=self.environ
+            catalog=self.catalog,
+            providers=self.providers,
+            settings=self.settings,
+            environ=self.environ,
+            preview=self.preview,
         )
 
 
@@ -53,7 +61,7 @@ class Bake:
     """A running bake: says in the catalog, the log and on the screen which stage it is in.
 
     ``machine`` is the one that the bake is at work on, if there is one. ``begun`` is when it ``started``,
-    by a clock that nobody sets.
+    by a clock that nobody sets. ``attempts`` counts its tries; ``seconds`` has, by stage, those of all tries.
     """
 
     id: str
@@ -69,6 +77,7 @@ class Bake:
     standby: Standby = field(default_factory=Standby)
     changed: int = 0
     unchanged: int = 0
+    attempts: int = 1
 
     @property
     def provider(self) -> Provider:
@@ -78,7 +87,8 @@ class Bake:
     def stage(self, stage: Stage) -> Iterator[list[str]]:
         """Time a stage. What is appended to the yielded list is shown as what it came to.
 
-        Raises Interrupted instead of beginning one that is not the teardown, when the bake is to end.
+        Raises Interrupted instead of beginning one that is not the teardown, when the bake is to end, and
+        StageTimeout where it took longer than it may: then what it waited for was broken off.
         """
         if stage is not Stage.TEARDOWN:
             self.kitchen.interruption.check()
@@ -89,7 +99,9 @@ class Bake:
         self.kitchen.show(StageStarted(bake=self.id, recipe=self.recipe.name, stage=stage))
         failed = True
         try:
-            yield detail
+            limit = find_limit(stage, self.recipe, self.kitchen.settings.bake)
+            with self.kitchen.interruption.limited(*limit) if limit else nullcontext():
+                yield detail
             failed = False
         finally:
             seconds = time.monotonic() - started
@@ -98,7 +110,7 @@ class Bake:
             self.log.write(f"== {stage} {outcome} after {seconds:.2f} s {'; '.join(detail)}")
             with self.kitchen.interruption.shielded():
                 try:
-                    self.kitchen.catalog.end_stage(self.id, stage, outcome, seconds)
+                    self.kitchen.catalog.end_stage(self.id, stage, outcome, self.seconds[stage])
                 except CatalogError as error:
                     if not failed:
                         raise

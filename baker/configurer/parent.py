@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from baker.apt_failures import FETCH_FAILED, NOT_FOUND, is_passing_fetch
 from baker.configurer.clock import Clock, OutOfTime
 from baker.configurer.events import (
     Event,
@@ -40,6 +41,7 @@ PREPARING = "preparing the recipe"
 BETWEEN = "the recipe"
 OUTPUT_TAIL = 10
 COMMAND_LENGTH = 300
+MAX_NOT_FETCHED = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,6 +189,7 @@ class _Listener:
         self._on_event = on_event
         self._log = log
         self._running: list[str] = []
+        self._not_fetched: list[str] = []
         self._operations: list[OperationRecord] = []
 
     def hear(self, item: Message | Line) -> None:
@@ -195,6 +198,8 @@ class _Listener:
             if item.own:
                 self.output.append(item.text)
                 self._on_event(RecipeOutput(line=item.text))
+            elif FETCH_FAILED in item.text and len(self._not_fetched) < MAX_NOT_FETCHED:
+                self._not_fetched.append(item.text)
             return
         self.started = True
         try:
@@ -221,7 +226,7 @@ class _Listener:
                 self._log(f"retrying {event.name}: attempt {event.attempt} of {event.attempts}")
         self._on_event(event)
         if isinstance(event, OperationFailed):
-            raise explain_failed_operation(event)
+            raise explain_failed_operation(event, self._not_fetched)
 
     def _end(self, event: OperationEnded) -> None:
         if event.name in self._running:
@@ -267,14 +272,21 @@ def _quote(name: str) -> str:
     return f'operation "{name}"'
 
 
-def explain_failed_operation(event: OperationFailed) -> ConfigureError:
+def explain_failed_operation(event: OperationFailed, not_fetched: Sequence[str] = ()) -> ConfigureError:
+    """``not_fetched`` are lines in which apt said so in the course of the recipe, this operation's or not."""
     where = f"{event.file}:{event.line}: " if event.file and event.line else ""
     command = ""
     if event.command is not None:
         text = event.command if len(event.command) <= COMMAND_LENGTH else f"{event.command[:COMMAND_LENGTH]}…"
         command = f"{text} "
     tail = "".join(f"\n  {line}" for line in event.stderr_tail.splitlines())
-    return ConfigureError(f"{where}{_quote(event.name)} failed: {command}{event.message}{tail}")
+    output = event.stderr_tail
+    if any(words in output for words in NOT_FOUND):
+        output = "\n".join([*not_fetched, output])
+    return ConfigureError(
+        f"{where}{_quote(event.name)} failed: {command}{event.message}{tail}",
+        passing=is_passing_fetch(output),
+    )
 
 
 def explain_failure(

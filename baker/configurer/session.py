@@ -255,7 +255,7 @@ class _Server:
                         header, body = self._answer(*frame)
                     except MachineError as error:  # it may tell the command
                         text = self._session.redactor.text(str(error))
-                        self._items.put(type(error)(text, hint=error.hint))
+                        self._items.put(type(error)(text, hint=error.hint, passing=error.passing))
                         return
                     except BaseException as error:
                         self._items.put(error)

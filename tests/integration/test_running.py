@@ -121,6 +121,9 @@ def test_request_ends_the_bake_and_what_its_thread_waits_for(tmp_path: Path) -> 
 def test_shielded_thread_is_not_broken_off() -> None:
     part = Interruption()
     with subprocess.Popen(["sleep", "600"]) as child:
+        part.break_off(threading.get_native_id())
+        assert child.poll() is None, "nothing has ended yet"
+        part.end("cancelled by ann")
         with part.shielded():
             part.break_off(threading.get_native_id())
             assert child.poll() is None

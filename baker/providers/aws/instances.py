@@ -23,6 +23,9 @@ ADDRESS_SECONDS = 300.0
 STOP_SECONDS = 900.0
 CONSOLE_LINES = 15
 GONE = ("shutting-down", "terminated")
+PASSING = ("Server.InternalError", "Server.InsufficientInstanceCapacity")
+"""Why an instance ends that was just launched, and another may not."""
+
 RECLAIMED = ("Server.SpotInstanceTermination", "Server.SpotInstanceShutdown")
 
 
@@ -91,6 +94,7 @@ def launch_instance(
 def _run(aws: AwsSession, region: str, order: Order) -> Mapping[str, Any]:
     refusals: list[str] = []
     last: Refused | None = None
+    passing = False
     for number, (market, instance_type) in enumerate(_list_offers(order)):
         try:
             parameters = describe_launch(order, market, instance_type)
@@ -107,12 +111,14 @@ def _run(aws: AwsSession, region: str, order: Order) -> Mapping[str, Any]:
                 raise
             refusals.append(f"{instance_type} ({market}): {error.code}")
             last = error
+            passing = passing or error.passing
     assert last is not None
     if len(refusals) == 1:
         raise last
     raise CloudError(
         f"no instance type can be launched in {region} now: {'; '.join(refusals)}",
         hint=last.hint or "Name further types in instance_type of [aws], or another zone.",
+        passing=passing,
     ) from last
 
 
@@ -217,7 +223,11 @@ def require_running(described: Mapping[str, Any] | None, region: str) -> None:
     what = f"instance {described['InstanceId']} in {region} is {described['State']['Name']}: {said}"
     if reason.get("Code") in RECLAIMED:
         raise MachineReclaimed(what, hint="Without spot = true in [aws] nothing is taken back.")
-    raise MachineError(what, hint="A volume's key, a quota, or the deadline of [aws] may be why.")
+    raise MachineError(
+        what,
+        hint="A volume's key, a quota, or the deadline of [aws] may be why.",
+        passing=reason.get("Code") in PASSING,
+    )
 
 
 def wait_for_address(
@@ -250,6 +260,7 @@ def wait_for_address(
         )
     except CloudError as error:
         if state != "running":
+            error.passing = True
             error.hint = error.hint or "Try it again, in another zone or with another instance_type of [aws]."
         elif not options.private:
             public = 'Use a public subnet, or address = "private" in [aws] with a way into the VPC.'

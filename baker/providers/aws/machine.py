@@ -205,6 +205,7 @@ class AwsMachine:
                 timeout=timeout,
                 on_output=on_output,
                 limit=MAX_OUTPUT,
+                cancel=self.cancel,
             )
         except TimedOut:
             self._kill(cookie)
@@ -253,7 +254,7 @@ class AwsMachine:
             why.args = (f"{why} (while it ran {shown})",)
             raise
         if self._boot == before:
-            raise MachineError(f"machine {self.name}: {error} while it ran {shown}") from error
+            raise MachineError(f"machine {self.name}: {error} while it ran {shown}", passing=True) from error
         return CommandResult(exit_status=-1, stdout=b"", stderr=b"")
 
     def put(self, source: BinaryIO, path: str, *, mode: int = 0o644) -> None:

@@ -15,6 +15,7 @@ from botocore.exceptions import (
     NoRegionError,
     PartialCredentialsError,
     ProfileNotFound,
+    SSLError,
     TokenRetrievalError,
     UnknownEndpointError,
 )
@@ -62,15 +63,23 @@ NO_CAPACITY = {
 }
 """What another instance type, or on-demand instead of spot, may get around."""
 
+LACKING = {"InsufficientInstanceCapacity", "InsufficientHostCapacity", "InsufficientCapacity"}
+"""What there may be again in a moment."""
+
+BUSY = {
+    "SnapshotCreationPerVolumeRateExceeded",
+    "PendingSnapshotLimitExceeded",
+    "ConcurrentSnapshotLimitExceeded",
+}
+"""Quotas of what is under way: there is room again once some of it has ended."""
+
 QUOTAS = {
     "VcpuLimitExceeded",
     "InstanceLimitExceeded",
     "MaxSpotInstanceCountExceeded",
     "SecurityGroupLimitExceeded",
     "SnapshotLimitExceeded",
-    "SnapshotCreationPerVolumeRateExceeded",
-    "PendingSnapshotLimitExceeded",
-    "ConcurrentSnapshotLimitExceeded",
+    *BUSY,
     "ResourceLimitExceeded",
     "VolumeLimitExceeded",
     "ParameterLimitExceeded",
@@ -94,8 +103,9 @@ class Refused(CloudError):
         region: str,
         hint: str | None = None,
         repeated: bool = False,
+        passing: bool = False,
     ) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, passing=passing)
         self.code = code
         self.action = action
         self.region = region
@@ -131,8 +141,10 @@ def explain(
     if isinstance(error, ClientError):
         return _explain_answer(error, action, region)
 
-    def refused(message: str, hint: str | None, code: str = type(error).__name__) -> Refused:
-        return Refused(message, code=code, action=action, region=region, hint=hint)
+    def refused(
+        message: str, hint: str | None, code: str = type(error).__name__, *, passing: bool = False
+    ) -> Refused:
+        return Refused(message, code=code, action=action, region=region, hint=hint, passing=passing)
 
     match error:
         case ResponseParserError():
@@ -156,10 +168,12 @@ def explain(
                 f"{service} in {region} cannot be reached: {error}",
                 f"Is {region} the name of a region, and is there a way to it from here?",
                 OUTCOME_UNKNOWN,
+                passing=not isinstance(error, SSLError),
             )
         case HTTPClientError():
             text = str(error.kwargs.get("error", error))
-            return refused(f"{action} in {region} was not answered: {text}", "Try it again.", OUTCOME_UNKNOWN)
+            said = f"{action} in {region} was not answered: {text}"
+            return refused(said, "Try it again.", OUTCOME_UNKNOWN, passing=True)
     return refused(f"{action} in {region}: {error}", None)
 
 
@@ -188,5 +202,13 @@ def _explain_answer(error: ClientError, action: str, region: str) -> Refused:
         hint = 'Name a subnet in [aws] of baker.toml: subnet = "subnet-…" or subnet = { Name = "…" }'
     elif code == "OptInRequired":
         text, hint = f"the account may not use {region} yet: {said}", "Enable the region for the account."
-    repeated = error.response.get("ResponseMetadata", {}).get("RetryAttempts", 0) > 0
-    return Refused(text, code=code, action=action, region=region, hint=hint, repeated=repeated)
+    told = error.response.get("ResponseMetadata", {})
+    return Refused(
+        text,
+        code=code,
+        action=action,
+        region=region,
+        hint=hint,
+        repeated=told.get("RetryAttempts", 0) > 0,
+        passing=code in THROTTLED | LACKING | BUSY or told.get("HTTPStatusCode", 0) >= 500,
+    )

@@ -24,7 +24,7 @@ from botocore.session import Session as CoreSession
 from baker.errors import SettingsError
 from baker.providers.aws.experience import Experience
 from baker.providers.aws.options import parse_seconds
-from baker.providers.aws.refusals import NO_CAPACITY, explain
+from baker.providers.aws.refusals import NO_CAPACITY, Refused, explain
 
 ATTEMPTS = 12
 """Of one call, the first among them: with the waits between them about two minutes."""
@@ -83,7 +83,7 @@ class AwsSession:
                     self._session = boto3.Session(botocore_session=core)
             return self._session
 
-    @property
+    @functools.cached_property
     def _known_regions(self) -> set[str]:
         session = self._boto
         return {
@@ -103,7 +103,7 @@ class AwsSession:
     def call(self, service: str, region: str, operation: str, **parameters: Any) -> Any:
         """Call ``operation`` (``run_instances``); tries again what passes. Raises Refused."""
         name = "".join(word.capitalize() for word in operation.split("_"))
-        with explaining(service, name, region):
+        with self._explaining(service, name, region):
             return getattr(self._client(service, region), operation)(**parameters)
 
     def pages(
@@ -111,9 +111,19 @@ class AwsSession:
     ) -> Iterator[Mapping[str, Any]]:
         """Every element of ``key`` over all pages of the answer. Raises Refused."""
         name = "".join(word.capitalize() for word in operation.split("_"))
-        with explaining(service, name, region):
+        with self._explaining(service, name, region):
             for page in self._client(service, region).get_paginator(operation).paginate(**parameters):
                 yield from page.get(key, ())
+
+    @contextmanager
+    def _explaining(self, service: str, operation: str, region: str) -> Iterator[None]:
+        try:
+            with explaining(service, operation, region):
+                yield
+        except Refused as error:
+            if error.passing and region not in self._known_regions:
+                error.passing = False  # it is misspelt, and will be
+            raise
 
     def _client(self, service: str, region: str) -> Any:
         with self._lock:

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from paramiko.pkey import UnknownKeyType
 from paramiko.ssh_exception import SSHException
 
-from baker.errors import MachineError
+from baker.errors import Interrupted, MachineError
 from baker.providers.aws.options import Bastion
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
@@ -157,16 +157,18 @@ class SshConnection:
         timeout: float | None = None,
         on_output: Callable[[str, bytes], None] | None = None,
         limit: int | None = None,
+        cancel: threading.Event | None = None,
     ) -> Finished:
         """Run a command line in the user's login shell.
 
-        Raises TimedOut, Flooded (past ``limit`` bytes; both leave the command running), ConnectionLost.
+        Raises TimedOut, Flooded (past ``limit`` bytes), Interrupted (after ``cancel`` was set), all of which
+        leave the command running, and ConnectionLost.
         """
         with self._sessions:
             try:
                 with contextlib.closing(self._open_session()) as channel:
                     channel.exec_command(command)
-                    return _follow(channel, stdin or b"", timeout, on_output, limit)
+                    return _follow(channel, stdin or b"", timeout, on_output, limit, cancel)
             except (OSError, EOFError, SSHException) as error:
                 raise ConnectionLost(f"the SSH connection broke: {error or type(error).__name__}") from error
 
@@ -188,6 +190,7 @@ def _follow(
     timeout: float | None,
     on_output: Callable[[str, bytes], None] | None,
     limit: int | None,
+    cancel: threading.Event | None,
 ) -> Finished:
     """Feed a started command and read it to its end, in this thread."""
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -237,6 +240,8 @@ def _follow(
             break
         if deadline is not None and now >= deadline:
             raise TimedOut
+        if cancel is not None and cancel.is_set():
+            raise Interrupted("interrupted")
         tick = TICK_SECONDS / 10 if sent < len(stdin) else TICK_SECONDS
         if channel.eof_received or channel.closed:
             time.sleep(TICK_SECONDS / 10)  # poll would not wait: the end is there for good
