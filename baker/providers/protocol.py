@@ -192,6 +192,10 @@ class Provider(Protocol):
         Called after the catalog's commit. Returns the places that lag behind, each with why.
         """
 
+    def withdraw_channel(self, recipe: str, channel: str, builds: Sequence[Build]) -> Sequence[str]:
+        """Remove what ``publish_channel`` made for these builds. Idempotent. Returns the places where that
+        failed, each with why."""
+
     def in_use(self, *artifacts: Artifact) -> Mapping[str, str]:
         """Of these artifacts' ids those that something at the provider uses right now (an instance, a launch
         template, …), with what that is."""

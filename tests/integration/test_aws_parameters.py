@@ -46,6 +46,32 @@ def test_further_architectures_have_parameters_of_their_own(lab: Lab, tmp_path: 
     assert read(lab, "/baker/base/both/arm64") == read(lab, "/baker/base/arm") == arm.artifacts[0].id
 
 
+def test_withdrawn_channel_leaves_no_parameter_in_any_region(lab: Lab, tmp_path: Path) -> None:
+    provider, build = make_provider(lab, tmp_path), bake(lab, tmp_path)
+    provider.publish_channel("base", "pr-1", [build])
+    provider.publish_channel("base", "pr-2", [build])
+
+    for _ in range(2):
+        assert provider.withdraw_channel("base", "pr-1", [build]) == []
+        for region in (lab.region, FRANKFURT):
+            found = lab.client("ssm", region).describe_parameters()["Parameters"]
+            names = [one["Name"] for one in found]
+            assert "/baker/base/pr-1" not in names
+            assert "/baker/base/pr-2" in names
+
+
+def test_withdrawing_says_where_it_failed(lab: Lab, tmp_path: Path) -> None:
+    provider, build = make_provider(lab, tmp_path), bake(lab, tmp_path)
+    provider.publish_channel("base", "pr-1", [build])
+    lab.faults.add(
+        Fault(action="DeleteParameter", kind="refuse", code="AccessDeniedException", region=FRANKFURT)
+    )
+
+    (place,) = provider.withdraw_channel("base", "pr-1", [build])
+
+    assert place.startswith(f"{FRANKFURT}: ")
+
+
 def test_builds_of_other_targets_have_none(lab: Lab, tmp_path: Path) -> None:
     local = replace(bake(lab, tmp_path), target="local")
     lab.forget_calls()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from baker.errors import CloudError
 from baker.model import Build
@@ -28,18 +28,48 @@ def point_parameters(
 
     ``prefix`` is for builds whose AMI does not say what it was distributed with (a recipe may have its own).
     """
-    lagging: dict[str, str] = {}
+    return _change(
+        builds, recipe, channel, prefix, lambda *known: _put(aws, *known, f"baker: {recipe}:{channel}")
+    )
+
+
+def remove_parameters(
+    aws: AwsSession, recipe: str, channel: str, builds: Sequence[Build], prefix: str
+) -> list[str]:
+    """Remove those parameters; returns the regions where that failed, with why."""
+    return _change(
+        builds, recipe, channel, prefix, lambda region, name, _image_id: _delete(aws, region, name)
+    )
+
+
+def _change(
+    builds: Sequence[Build],
+    recipe: str,
+    channel: str,
+    prefix: str,
+    change: Callable[[str, str, str], None],
+) -> list[str]:
+    """``change`` takes a region, the name of a parameter there, and the AMI that it names."""
+    failed: dict[str, str] = {}
     for build in builds:
         told = build.artifacts[0].details.get("distribution", {}).get("parameters", prefix)
         name = name_parameter(told, recipe, channel, build.arch, only=len(builds) == 1)
         for artifact in build.artifacts if told else ():
-            if artifact.store in lagging:
+            if artifact.store in failed:
                 continue
             try:
-                _put(aws, artifact.store, name, artifact.id, f"baker: {recipe}:{channel}")
+                change(artifact.store, name, artifact.id)
             except CloudError as error:
-                lagging[artifact.store] = str(error)
-    return [f"{region}: {why}" for region, why in lagging.items()]
+                failed[artifact.store] = str(error)
+    return [f"{region}: {why}" for region, why in failed.items()]
+
+
+def _delete(aws: AwsSession, region: str, name: str) -> None:
+    try:
+        aws.ssm(region, "delete_parameter", Name=name)
+    except Refused as error:
+        if error.code != "ParameterNotFound":
+            raise
 
 
 def _put(aws: AwsSession, region: str, name: str, image_id: str, description: str) -> None:

@@ -293,7 +293,7 @@ def _parameters(scope: Scope) -> Iterator[Statement]:
         for region in scope.holding
     ]
     if kept:
-        yield allow("KeepParameter", ["ssm:GetParameter", "ssm:PutParameter"], kept)
+        yield allow("KeepParameter", ["ssm:GetParameter", "ssm:PutParameter", "ssm:DeleteParameter"], kept)
     read = dict.fromkeys(
         # AWS's own public parameters are in no account.
         scope.arn("ssm", need.region, f"parameter{name}", "" if name.startswith("/aws/") else None)

@@ -49,7 +49,7 @@ from baker.providers.aws.options import (
     read_user_data,
     require_sensible_keys,
 )
-from baker.providers.aws.parameters import point_parameters
+from baker.providers.aws.parameters import point_parameters, remove_parameters
 from baker.providers.aws.refusals import Refused
 from baker.providers.aws.session import AwsSession
 from baker.providers.aws.sources import find_ami
@@ -290,6 +290,10 @@ class AwsProvider:
     def publish_channel(self, recipe: str, channel: str, builds: Sequence[Build]) -> Sequence[str]:
         mine = [build for build in builds if build.target == self.target]
         return point_parameters(self.aws, recipe, channel, mine, self._table.get("parameters", "/baker"))
+
+    def withdraw_channel(self, recipe: str, channel: str, builds: Sequence[Build]) -> Sequence[str]:
+        mine = [build for build in builds if build.target == self.target]
+        return remove_parameters(self.aws, recipe, channel, mine, self._table.get("parameters", "/baker"))
 
     def sidecars(self) -> Iterator[Sidecar | Unreadable]:
         """What the AMIs in all regions that are known tell of their builds."""

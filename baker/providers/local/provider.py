@@ -332,6 +332,10 @@ class LocalProvider:
         del recipe, channel, builds  # whoever follows a channel here asks the catalog
         return ()
 
+    def withdraw_channel(self, recipe: str, channel: str, builds: Sequence[Build]) -> Sequence[str]:
+        del recipe, channel, builds
+        return ()
+
     def sidecars(self) -> Iterator[Sidecar | Unreadable]:
         """What the artifacts here tell of their builds."""
         return list_sidecars(self.store, self.arch, self.store_name)
