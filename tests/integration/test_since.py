@@ -339,7 +339,7 @@ def test_commit_that_git_does_not_know_is_refused_with_what_helps_in_a_ci(projec
 
 
 def test_branch_that_is_only_at_the_remote_is_offered(project: Path, tmp_path: Path) -> None:
-    git(tmp_path, "clone", "-q", project, "clone")
+    git(tmp_path, "clone", "-q", str(project), "clone")
     assert refuse(tmp_path / "clone")[1] == "Did you mean --since origin/main?"
     assert list_changes(tmp_path / "clone", "origin/main").paths == {}
 
