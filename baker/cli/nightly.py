@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from baker.cli import timers
 from baker.cli.channels import gate_of
 from baker.cli.completion import complete_channel
 from baker.cli.kitchens import Ephemeral, Gate, Json, Recipes, Targets, open_kitchen, select_recipes
@@ -65,6 +66,16 @@ def nightly(
         Path | None, typer.Option("--summary", metavar="FILE", help="Append the report to it, as markdown.")
     ] = None,
     ephemeral: Ephemeral = False,
+    install_timer: Annotated[
+        bool, typer.Option("--install-timer", help="Have systemd run this with the other options given.")
+    ] = False,
+    at: Annotated[
+        str, typer.Option("--at", metavar="03:00", help="When the timer runs it (systemd.time(7)).")
+    ] = "03:00",
+    user: Annotated[
+        bool, typer.Option("--user", help="A timer of this user, also as root; else one of the system.")
+    ] = False,
+    remove_timer: Annotated[bool, typer.Option("--remove-timer", help="Remove the timer.")] = False,
     as_json: Json = False,
 ) -> int:
     """Plan, bake what is stale, promote, prune, sweep, report. What fails stops nothing else.
@@ -82,6 +93,16 @@ def nightly(
         options.project_settings(), jobs=jobs, gate=gate, promote=promote, jitter=jitter, wait=wait
     )
     console = Console(as_json=as_json)
+    if remove_timer:
+        return timers.remove(settings, console, user=user)
+    if install_timer:
+        read_orders(settings, recipes, prune=not no_prune)  # raises now, not at night
+        find_herald(settings.nightly, os.environ)
+        arguments = list_arguments(
+            recipes, target=targets, promote=promote, jobs=jobs, gate=gate, wait=wait, summary=summary
+        )
+        flags = [flag for flag, given in (("--no-prune", no_prune), ("--ephemeral", ephemeral)) if given]
+        return timers.install(options, settings, console, [*flags, *arguments], at=at, user=user)
     refuse_throwaway(settings, os.environ, ephemeral=ephemeral)
     herald = find_herald(settings.nightly, os.environ)
     interruption = Interruption()
@@ -97,6 +118,16 @@ def nightly(
         console.result("\n".join(describe_night(report)))
     failed = BakerError.exit_code if report.outcome is NightOutcome.FAILED else 0
     return Interrupted.exit_code if report.outcome is NightOutcome.INTERRUPTED else failed
+
+
+def list_arguments(recipes: list[str] | None, **options: Any) -> list[str]:
+    """As they would be typed."""
+    found: list[str] = []
+    for name, given in options.items():
+        for value in given if isinstance(given, list) else [given]:
+            if value is not None:
+                found += [f"--{name}", str(value.absolute() if isinstance(value, Path) else value)]
+    return [*found, *(recipes or [])]
 
 
 def with_options(settings: Settings, **options: Any) -> Settings:
