@@ -1,4 +1,4 @@
-"""A systemd timer and service for the nightly of a project: their text, and putting them where they belong."""
+"""A systemd timer and service for the nightly of a project: their text, and putting it where it belongs."""
 
 from __future__ import annotations
 
