@@ -78,6 +78,7 @@ def do_everything(lab: Lab, provider: AwsProvider, query: Mapping[str, str]) -> 
     verify(provider, build.artifacts[0])
     make_launch_template(lab, *build.artifacts)
     assert provider.in_use(*build.artifacts) == {}
+    assert provider.withdraw_channel("base", "prod", [build]) == []
     assert [provider.holds(artifact) for artifact in build.artifacts] == [True] * len(build.artifacts)
     assert [sidecar.build.id for sidecar in provider.sidecars()] == [build.id]  # type: ignore[union-attr]
     provider.distribute(build, {"version": "2"}, Baking(provider, query=query).teardown)
