@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from baker import identity
@@ -29,6 +30,7 @@ from baker.log import FREE_SPACE, BakeLog
 from baker.manifest import fold_layers, manifest_digest
 from baker.model import (
     BakeResult,
+    Bootstrap,
     Build,
     Image,
     Manifest,
@@ -38,6 +40,8 @@ from baker.model import (
     Stage,
     shorten_digest,
 )
+from baker.package_reading import ObservedMachine, read_installed, read_package_state
+from baker.package_state import PackageState, encode_state
 from baker.plan import Action, PlanEntry, describe_reasons
 from baker.progress import BakeStarted, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
@@ -128,7 +132,7 @@ def make_image(bake: Bake, carried: Sequence[str]) -> tuple[Image, Build]:
         prepare_configurer(bake)
         bake.machine = machine = provider.launch(bake.id, recipe, source, teardown)
     with bake.stage(Stage.CONFIGURE) as detail:
-        configured = apply_recipe(bake, machine, secrets)
+        configured, state = apply_recipe(bake, machine, source, secrets)
         changed = count(configured.changed, "operation")
         detail.append(f"{changed} changed, {configured.unchanged} did not")
     with bake.stage(Stage.SEAL):
@@ -140,7 +144,7 @@ def make_image(bake: Bake, carried: Sequence[str]) -> tuple[Image, Build]:
     with bake.stage(Stage.VERIFY) as detail:
         detail.append(verify(bake, build))
     with bake.stage(Stage.REGISTER) as detail:
-        image = register(bake, build, captured, carried)
+        image = register(bake, build, captured, carried, state)
         detail.append(image.reference)
     return image, build
 
@@ -207,8 +211,11 @@ def prepare_configurer(bake: Bake) -> None:
     bake.standby.prepare(child_spec(bake.recipe, bake.kitchen.environ, hidden))
 
 
-def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Configured:
-    """Run the recipe once."""
+def apply_recipe(
+    bake: Bake, machine: Machine, source: ResolvedSource, secrets: Mapping[str, str]
+) -> tuple[Configured, PackageState | None]:
+    """Run the recipe once, and read what apt knows then."""
+    before, observed = read_installed(machine), ObservedMachine(machine)
     environ = bake.kitchen.environ
     request = ConfigureRequest(
         recipe=bake.recipe,
@@ -221,14 +228,20 @@ def apply_recipe(bake: Bake, machine: Machine, secrets: Mapping[str, str]) -> Co
     cancel = bake.kitchen.interruption.cancel
     configured = configure(
         request,
-        machine,
+        observed,
         on_event=bake.show_event,
         log=bake.log.write,
         cancel=cancel,
         standby=bake.standby,
     )
     bake.changed, bake.unchanged = configured.changed, configured.unchanged
-    return configured
+    from_archive = isinstance(source.source, Bootstrap)
+    state = read_package_state(machine, before, observed.texts, from_archive=from_archive)
+    settings = target_settings(bake.kitchen.settings, bake.recipe.targets[bake.entry.target])
+    if state is None and bake.provider.shown_folders(settings):
+        unseen = "it knows folders with packages, and no apt that tells which of them it took"
+        configured = replace(configured, opaque=configured.opaque or unseen)
+    return configured, state
 
 
 def describe_build(
@@ -330,7 +343,9 @@ def verify_again(bake: Bake, build: Build) -> None:
         bake.kitchen.catalog.record_image_tests(build.id, image_tests)
 
 
-def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str]) -> Image:
+def register(
+    bake: Bake, build: Build, captured: Captured, carried: Sequence[str], state: PackageState | None
+) -> Image:
     """The next version, in one transaction; from here on the artifact is the catalog's."""
     with bake.kitchen.interruption.shielded():
         image = bake.kitchen.catalog.register(
@@ -341,6 +356,7 @@ def register(bake: Bake, build: Build, captured: Captured, carried: Sequence[str
             carry=carried,
             wanted=wanted_places(bake),
             preview=bake.kitchen.preview,
+            package_state=encode_state(state) if state else None,
         )
         bake.teardown.keep(captured.resource)
     return image

@@ -13,7 +13,7 @@ from baker.configurer import Standby
 from baker.configurer.events import Event
 from baker.errors import BakerError, CatalogError
 from baker.interrupt import Interruption
-from baker.knowledge import ProjectKnowledge
+from baker.knowledge import ProjectKnowledge, Updates
 from baker.log import BakeLog
 from baker.model import Recipe, Stage
 from baker.plan import PlanEntry
@@ -29,8 +29,8 @@ class Kitchen:
     """What bakes are run with. ``environ`` holds what recipes may ask for by name, secrets among it.
 
     ``targets`` are those that are baked for (None: every one). ``preview`` is the channel that is baked for,
-    if what comes out is not to become ``latest``. ``enter_failed`` lets somebody look into the machine of a
-    failed bake before it is torn down.
+    if what comes out is not to become ``latest``. ``updates`` looks for package updates. ``enter_failed``
+    lets somebody look into the machine of a failed bake before it is torn down.
     """
 
     catalog: Catalog
@@ -41,6 +41,7 @@ class Kitchen:
     interruption: Interruption
     targets: Collection[str] | None = None
     preview: str | None = None
+    updates: Updates | None = None
     keep_failed: bool = False
     enter_failed: Callable[[Machine, BakerError], None] | None = None
     choose_pause: Callable[[int], float] = choose_pause
@@ -53,6 +54,7 @@ class Kitchen:
             settings=self.settings,
             environ=self.environ,
             preview=self.preview,
+            updates=self.updates,
         )
 
 

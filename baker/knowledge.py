@@ -6,6 +6,8 @@ import importlib.metadata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
 
 from baker import identity
 from baker.catalog import Catalog
@@ -63,12 +65,26 @@ def explain_absence(reference: str, build: Build) -> str:
     return f"{reference} is on {host} (in the store {folder}), not on this host"
 
 
+class Updates(Protocol):
+    """See ``baker.updates.AptUpdates``."""
+
+    def outdated(
+        self,
+        build: str,
+        load: Callable[[], bytes | None],
+        *,
+        folders: Mapping[str, Path],
+        proxy: str | None = None,
+    ) -> tuple[Sequence[PackageUpdate], str | None]: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProjectKnowledge:
     """``baker.plan.Knowledge`` from the real things, for one plan: what a source came to is remembered.
 
     For a ``preview`` (the name of its channel) the images that were baked for it go before the ordinary ones;
-    without, those of previews are not seen. What other previews have built may be issued again.
+    without, those of previews are not seen. What other previews have built may be issued again. Package
+    updates are not looked for without ``updates``.
     """
 
     catalog: Catalog
@@ -76,6 +92,7 @@ class ProjectKnowledge:
     settings: Settings
     environ: Mapping[str, str]
     preview: str | None = None
+    updates: Updates | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
     _static: dict[tuple[str, str, str, str | None], dict[str, str]] = field(default_factory=dict, init=False)
 
@@ -130,8 +147,16 @@ class ProjectKnowledge:
     def package_updates(
         self, recipe: Recipe, target: str, arch: str, build: Build
     ) -> tuple[Sequence[PackageUpdate], str | None]:
-        del recipe, target, arch, build
-        return (), None
+        del arch
+        if self.updates is None:
+            return (), None
+        settings = target_settings(self.settings, recipe.targets[target])
+        return self.updates.outdated(
+            build.id,
+            lambda: self.catalog.package_state(build.id),
+            folders=self.providers[target].shown_folders(settings),
+            proxy=settings.get("http_proxy"),
+        )
 
     def max_age(self, recipe: Recipe) -> str | None:
         return recipe.max_age or self.settings.bake.get("max_age")

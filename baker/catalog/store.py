@@ -22,6 +22,7 @@ from baker.catalog.life import LifeCalls
 from baker.catalog.locks import LockCalls
 from baker.catalog.logs import LogCalls
 from baker.catalog.moving import MovingCalls
+from baker.catalog.package_states import PackageStateCalls
 from baker.catalog.promoting import ChannelCalls
 from baker.catalog.pruning import PruneCalls
 from baker.catalog.runs import RunCalls
@@ -52,6 +53,7 @@ class Catalog(
     LeaseCalls,
     PruneCalls,
     LogCalls,
+    PackageStateCalls,
     RunCalls,
     LockCalls,
     MovingCalls,
@@ -224,6 +226,7 @@ class Catalog(
         carry: Sequence[str],
         wanted: Iterable[tuple[str, str]],
         preview: str | None = None,
+        package_state: bytes | None = None,
     ) -> Image:
         """Write down a build with all that is in it, and give it a version: all of it or nothing.
 
@@ -234,6 +237,7 @@ class Catalog(
         of the first one, or else in the next. The version is complete when every pair of ``wanted`` has a
         build. A build that is registered already is not registered again: its version is returned.
         With ``preview`` the version is one for that channel only, and joined by its builds alone.
+        ``package_state`` is what apt in the build knew (``baker.package_state.encode_state``).
 
         The image is ``registered``, and not to be used before ``make_available``; one that was joined
         keeps its state. Raises CatalogError for a carried build that is not there or not this recipe's.
@@ -254,6 +258,7 @@ class Catalog(
                 carry=carry,
                 wanted=wanted,
                 preview=preview,
+                package_state=package_state,
             )
         )
 

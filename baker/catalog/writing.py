@@ -21,6 +21,7 @@ from baker.catalog.schema import (
     image_builds,
     images,
     layers,
+    package_states,
     packages,
     recipes,
 )
@@ -52,6 +53,7 @@ def register(
     carry: Sequence[str],
     wanted: Iterable[tuple[str, str]],
     preview: str | None = None,
+    package_state: bytes | None = None,
 ) -> Image:
     """See ``Catalog.register``."""
     insert_ignoring(connection, recipes, [{"name": recipe, "last_version": 0}])
@@ -70,6 +72,8 @@ def register(
         number = insert_build(connection, build)
         insert_layers(connection, number, layers)
         insert_packages(connection, number, packages)
+        if package_state is not None:
+            connection.execute(insert(package_states).values(build=number, content=package_state))
         link_build(connection, image.number, number, build.target, build.arch, available=False)
     places = list_places(connection, image.number)
     for row in carried:

@@ -17,6 +17,7 @@ from baker.toml_file import Problem, read_document
 
 if TYPE_CHECKING:
     from baker.catalog import Catalog
+    from baker.knowledge import Updates
     from baker.model import Recipe
     from baker.providers.protocol import Provider
 
@@ -199,6 +200,13 @@ def make_providers(
                 actor=settings.actor,
             )
     return providers
+
+
+def make_updates(settings: Settings, *, offline: bool = False, refresh: bool = False) -> Updates:
+    """What looks for package updates, by the apt of this host."""
+    from baker.updates import AptUpdates
+
+    return AptUpdates(settings.home, offline=offline, refresh=refresh)
 
 
 def check_providers(providers: Mapping[str, Provider], targets: Collection[str]) -> None:

@@ -41,7 +41,7 @@ PURE = (
     "time_limits",
     "toml_file",
 )
-ADAPTERS = ("providers.aws", "providers.local", "catalog", "configurer")
+ADAPTERS = ("providers.aws", "providers.local", "catalog", "configurer", "updates")
 ONLY_THERE = {
     "typer": ("cli",),
     "sqlalchemy": ("catalog",),
@@ -52,7 +52,7 @@ ONLY_THERE = {
     "botocore": ("providers.aws",),
     "paramiko": ("providers.aws",),
     "apprise": ("notifying",),
-    "fcntl": ("providers.local", "identity"),
+    "fcntl": ("providers.local", "updates", "identity"),
     "ctypes": ("providers.local", "providers.aws.inside"),
 }
 LINUX_ONLY = {

@@ -1,0 +1,160 @@
+"""Package updates found without a machine: the host's apt looks at what an image's apt knew."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from baker.errors import CommandFailed
+from baker.package_state import NEWEST_SEEN, PackageUpdate, decode_state
+from baker.updates.indexes import Fetching, Indexes
+from baker.updates.simulation import find_updates
+from baker.updates.sources import read_sources
+
+FORMAT = 1
+"""Of what is remembered: raise it when the same packages and indexes may come to other updates."""
+
+KEPT_SECONDS = 30 * 86400.0
+BY_AGE = "(max_age can bake it by age)"
+UNKNOWN = f"which packages are outdated cannot be told: no apt was found in the build {BY_AGE}"
+NO_APT = f"which packages are outdated cannot be told: this host has no apt {BY_AGE}"
+
+
+class AptUpdates:
+    """``home`` is BAKER_HOME; who may not write there has what he fetches in a cache of his own.
+
+    Indexes that are younger than an hour are used as they are, unless ``refresh``; ``offline`` uses those
+    that there are. Threads and processes may share one home.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        *,
+        refresh: bool = False,
+        offline: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._home = home
+        shared = (home / NEWEST_SEEN).parent
+        own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "baker", "updates")
+        self._folder = shared if _may_write(shared) else own
+        self._fetching = Fetching(offline=offline, since=clock() if refresh else 0.0, clock=clock)
+
+    def outdated(
+        self,
+        build: str,
+        load: Callable[[], bytes | None],
+        *,
+        folders: Mapping[str, Path],
+        proxy: str | None = None,
+    ) -> tuple[Sequence[PackageUpdate], str | None]:
+        """The packages that a bake anew would change; and what cannot be told, and why.
+
+        ``load`` gives what is known of the build's packages (``encode_state``). ``folders`` are those that
+        its machines see, by their path there. What was found is remembered until an index changes.
+        """
+        memo = self._recall(build, folders)
+        if memo is None:
+            try:
+                memo = self._begin(load(), folders)
+            except ValueError:
+                return (), UNKNOWN
+            self._remember(build, memo)
+        if memo["set"] is None:
+            return (), None
+        if shutil.which("apt-get") is None:
+            return (), NO_APT
+        indexes = self._indexes(memo["set"])
+        missed = indexes.refresh(self._fetching, proxy)
+        lists = indexes.state()
+        if indexes.is_empty():
+            why = missed or "their indexes were never fetched, and --offline forbids it"
+            return (), f"which packages are outdated cannot be told: {why}"
+        if memo["lists"] != lists:
+            state = decode_state(load() or b"")
+            try:
+                found = find_updates(state, indexes.folder)
+            except CommandFailed as error:
+                return (), f"which packages are outdated cannot be told: {error}"
+            memo = {**memo, "lists": lists, "updates": [asdict(update) for update in found]}
+            self._remember(build, memo)
+        updates = tuple(PackageUpdate(**row) for row in memo["updates"])
+        notes = [f"package indexes could not be fetched: {missed}"] if missed else []
+        if memo["refused"]:
+            notes.append(f"not looked at for package updates: {', '.join(memo['refused'])}")
+        return updates, "; ".join(notes) or None
+
+    def _begin(self, content: bytes | None, folders: Mapping[str, Path]) -> dict[str, Any]:
+        """What is to be remembered of a build that was not looked at before. Raises ValueError."""
+        state = decode_state(content or b"")
+        memo: dict[str, Any] = {
+            "folders": _name(folders),
+            "set": None,
+            "refused": [],
+            "lists": None,
+            "updates": [],
+        }
+        if not state.own and not state.from_archive and state.upgrade is None:
+            return memo
+        self._forget_old()
+        sources, refused = read_sources(state.files, state.architectures, folders)
+        self._indexes(sources.digest).prepare(sources, self._list_indexes())
+        return {**memo, "set": sources.digest, "refused": refused}
+
+    def _indexes(self, digest: str) -> Indexes:
+        return Indexes(self._folder / "sets" / digest, self._folder / Path(NEWEST_SEEN).name)
+
+    def _list_indexes(self) -> list[Path]:
+        """Folders with package indexes that are here already."""
+        shared = (self._home / NEWEST_SEEN).parent
+        places = [self._home / "local" / "apt", shared / "sets", self._folder / "sets"]
+        return sorted({path for place in places for path in place.glob("*/lists")})
+
+    # --- what was found ---------------------------------------------------------------------------
+
+    def _memo_path(self, build: str) -> Path:
+        return self._folder / "builds" / f"{Path(build).name}.json"
+
+    def _recall(self, build: str, folders: Mapping[str, Path]) -> dict[str, Any] | None:
+        try:
+            memo: dict[str, Any] = json.loads(self._memo_path(build).read_bytes())
+        except (OSError, ValueError):
+            return None
+        if memo.get("format") != FORMAT or memo["folders"] != _name(folders):
+            return None
+        return memo if memo["set"] is None or self._indexes(memo["set"]).is_prepared() else None
+
+    def _remember(self, build: str, memo: Mapping[str, Any]) -> None:
+        path = self._memo_path(build)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+        new.write_text(json.dumps({"format": FORMAT, **memo}))
+        new.replace(path)
+
+    def _forget_old(self) -> None:
+        """What has not been of use for a month."""
+        oldest = time.time() - KEPT_SECONDS
+        for path in (self._folder / "builds").glob("*"):
+            if path.stat().st_mtime < oldest:
+                path.unlink(missing_ok=True)
+        for path in (self._folder / "sets").glob("*/fetched"):
+            if path.stat().st_mtime < oldest:
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _name(folders: Mapping[str, Path]) -> dict[str, str]:
+    return {path: str(folder) for path, folder in sorted(folders.items())}
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether this process may write there, or make the folder."""
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return os.access(existing, os.W_OK)

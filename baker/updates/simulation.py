@@ -1,0 +1,86 @@
+"""What a bake anew would change of an image's packages, by the host's apt."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from baker.package_state import (
+    EXTENDED_STATES,
+    STATUS,
+    PackageState,
+    PackageUpdate,
+    Simulated,
+    list_installed,
+    parse_simulation,
+)
+from baker.updates.apt import base_options, run_apt
+
+PINNED = 1001
+"""Above 1000: apt keeps to that version, whatever is newer."""
+
+
+def find_updates(state: PackageState, folder: Path) -> tuple[PackageUpdate, ...]:
+    """``folder`` is that of the indexes. Raises CommandFailed where apt cannot make out what to do."""
+    with tempfile.TemporaryDirectory() as name:
+        options = _prepare(state, folder, Path(name))
+
+        def simulate(*arguments: str) -> Simulated:
+            return parse_simulation(run_apt(["--simulate", *arguments], options))
+
+        newest = simulate("dist-upgrade")
+        if state.from_archive or state.upgrade == "dist-upgrade":
+            return _judge(state, [newest])
+        found = []
+        if state.upgrade and newest.changes:
+            found.append(simulate(state.upgrade))
+        outdated = {change.name for change in newest.changes if change.installed} & state.own - state.stuck
+        if outdated:
+            found.append(simulate("install", "--only-upgrade", *sorted(outdated)))
+        return _judge(state, found)
+
+
+def _judge(state: PackageState, found: Sequence[Simulated]) -> tuple[PackageUpdate, ...]:
+    """What of it would come about: not what was so when the image was baked."""
+    changes = {
+        (change.name, change.arch): change
+        for simulated in found
+        for change in simulated.changes
+        if change.name not in state.stuck
+    }
+    if not changes:
+        return ()
+    unneeded = frozenset().union(*(simulated.unneeded for simulated in found)) - state.unneeded - state.stuck
+    for name, version in list_installed(state.files[STATUS].decode(errors="replace")):
+        short, _, arch = name.partition(":")
+        gone = short in unneeded or name in unneeded
+        if gone and (state.from_archive or short in state.own):  # an image of its own never gets it
+            changes[short, arch] = PackageUpdate(name=short, arch=arch, installed=version, candidate=None)
+    return tuple(sorted(changes.values(), key=lambda change: (change.name, change.arch)))
+
+
+def _prepare(state: PackageState, folder: Path, scratch: Path) -> list[tuple[str, str]]:
+    """Write what apt reads of an image, and say where it is."""
+    (scratch / "preferences.d").mkdir()
+    (scratch / "status").write_bytes(state.files[STATUS])
+    (scratch / "extended_states").write_bytes(state.files.get(EXTENDED_STATES, b""))
+    pins = [
+        f"Package: {name}\nPin: version {version}\nPin-Priority: {PINNED}\n"
+        for name, version in sorted(state.pins.items())
+    ]
+    (scratch / "preferences").write_text("\n".join(pins))
+    paths = sorted(path for path in state.files if path.startswith("etc/apt/preferences"))
+    for number, path in enumerate(paths):
+        (scratch / "preferences.d" / f"{number:03}.pref").write_bytes(state.files[path])
+    return [
+        *base_options(folder, scratch),
+        ("Dir::State::Status", str(scratch / "status")),
+        ("Dir::State::Extended_States", str(scratch / "extended_states")),
+        ("Dir::Cache::PkgCache", str(scratch / "pkgcache.bin")),
+        ("APT::Get::Show-User-Simulation-Note", "false"),
+        ("APT::Get::Never-Include-Phased-Updates", "true"),
+        ("Debug::NoLocking", "true"),
+        *state.options,
+        *(() if state.recommends else (("APT::Install-Recommends", "false"),)),
+    ]
