@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from baker.ages import parse_age
 from baker.cli.kitchens import (
+    Ephemeral,
     Force,
     Gate,
     Jobs,
     Json,
     Offline,
+    Preview,
     Recipes,
     Refresh,
     Set,
     Since,
+    Summary,
     Targets,
-    choose_selected,
+    append_summary,
+    find_touched_since,
     open_kitchen,
     select_recipes,
 )
@@ -30,6 +37,10 @@ from baker.model import Outcome
 from baker.progress_console import ProgressConsole
 
 if TYPE_CHECKING:
+    from baker.kitchen import Kitchen
+    from baker.model import BakeResult
+    from baker.previews import PreviewMove
+    from baker.progress import BakeEnded, Progress
     from baker.runs import Run
     from baker.settings import Settings
 
@@ -45,6 +56,8 @@ class Wanted:
     jobs: int = 1
     gate: str | None = None
     since: str | None = None
+    channel: str | None = None
+    expires: str | None = None
     offline: bool = False
     refresh: bool = False
 
@@ -70,6 +83,11 @@ def bake(
     jobs: Jobs = 1,
     gate: Gate = None,
     since: Since = None,
+    channel: Preview = None,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="7d", help="How long the preview of --channel lasts (7d)."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the last run, which was interrupted.")
     ] = False,
@@ -78,12 +96,18 @@ def bake(
     ] = False,
     offline: Offline = False,
     refresh: Refresh = False,
+    ephemeral: Ephemeral = False,
+    summary: Summary = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the summary, as markdown.")] = False,
     as_json: Json = False,
 ) -> int:
     """Bake what is not up to date: all recipes, or those named."""
+    from baker.ci import refuse_throwaway
     from baker.execution import execute_plan, list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
+    from baker.previews import require_preview_channel
     from baker.resuming import recorded_run
+    from baker.summary import markdown_run
 
     if on_error not in ("teardown", "keep", "shell"):
         raise UsageError(f"--on-error takes teardown, keep or shell, not {on_error!r}")
@@ -95,11 +119,15 @@ def bake(
         jobs=jobs,
         gate=gate,
         since=since,
+        channel=channel,
+        expires=expires,
         offline=offline,
         refresh=refresh,
     )
+    check_options(wanted, markdown=markdown, as_json=as_json)
     options: Options = context.obj
     settings = options.project_settings()
+    refuse_throwaway(settings, os.environ, ephemeral=ephemeral)
     interrupted = find_interrupted_run(settings, wanted) if resume else None
     if interrupted is not None:
         wanted = Wanted(**interrupted.options)
@@ -120,18 +148,97 @@ def bake(
             offline=wanted.offline,
             refresh=wanted.refresh,
             detached=on_error == "keep",
+            preview=wanted.channel,
             keep_failed=on_error == "keep",
             enter_failed=shell_opener(console) if on_error == "shell" else None,
         ) as kitchen:
-            selected = choose_selected(kitchen, found, wanted.recipes, wanted.since, console)
-            force_of = forcing(wanted, interrupted)
-            entries = plan_bakes(found, kitchen, selected=selected, force=force_of)
+            if wanted.channel:
+                require_preview_channel(kitchen.catalog, wanted.channel, found, settings.channels)
+            selected: Sequence[str] | None = wanted.recipes or None
+            if wanted.since:
+                touched = find_touched_since(kitchen, found, selected, wanted.since, console)
+                selected = [one.recipe for one in touched]
+            entries = plan_bakes(found, kitchen, selected=selected, force=forcing(wanted, interrupted))
             say_warnings(console, list_source_warnings(found, entries, kitchen.catalog))
-            with recorded_run(kitchen, entries, asdict(wanted)) as recording:
+            ended: list[BakeEnded] = []
+            collecting = replace(kitchen, show=collecting_ends(console, ended))
+            with recorded_run(collecting, entries, asdict(wanted)) as recording:
                 results = execute_plan(found, entries, recording, jobs=wanted.jobs, wait=not no_wait)
+            moves = move_channel(kitchen, results, wanted)
+    told = markdown_run(ended, plan=entries)
+    append_summary(summary, told)
+    say_moves(console, moves)
     if as_json:
-        console.result_json({"bakes": [bake_json(result) for result in results]})
-    return int(any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results))
+        bakes = [bake_json(result) for result in results]
+        console.result_json({"bakes": bakes, "channel": [preview_json(move) for move in moves]})
+    if markdown:
+        console.result(told.rstrip())
+    failed = any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results)
+    return int(failed or any(move.why_not or move.lagging for move in moves))
+
+
+def check_options(wanted: Wanted, *, markdown: bool, as_json: bool) -> None:
+    """Raises UsageError for what does not go together."""
+    if markdown and as_json:
+        raise UsageError("--markdown and --json do not go together", hint="--summary FILE goes with both.")
+    if wanted.offline and wanted.refresh:
+        raise UsageError("--offline forbids to fetch what --refresh asks for")
+    if wanted.expires is not None:
+        parse_age(wanted.expires)
+        if wanted.channel is None:
+            raise UsageError("--expires goes with --channel: it says how long that preview lasts")
+
+
+def collecting_ends(console: ProgressConsole, ended: list[BakeEnded]) -> Callable[[Progress], None]:
+    """Shows progress, and keeps how each bake ended."""
+    from baker.progress import BakeEnded
+
+    def show(progress: Progress) -> None:
+        if isinstance(progress, BakeEnded):
+            ended.append(progress)
+        console.show(progress)
+
+    return show
+
+
+# --- a preview ----------------------------------------------------------------------------------------
+
+
+def move_channel(kitchen: Kitchen, results: Sequence[BakeResult], wanted: Wanted) -> list[PreviewMove]:
+    """What was baked, or came out unchanged, is what the preview's channel holds."""
+    from baker.previews import TERM_SECONDS, move_preview
+
+    if wanted.channel is None:
+        return []
+    seconds = parse_age(wanted.expires) if wanted.expires else TERM_SECONDS
+    with kitchen.interruption.shielded():
+        return move_preview(kitchen.catalog, kitchen.providers, results, wanted.channel, seconds=seconds)
+
+
+def say_moves(console: ProgressConsole, moves: Sequence[PreviewMove]) -> None:
+    for move in moves:
+        if move.why_not:
+            console.say(f"{console.style('Not moved:', 'red')} {move.name}: {move.why_not}")
+        else:
+            until = f", until {move.expires:%Y-%m-%d %H:%M} UTC" if move.expires else ""
+            console.say(f"{move.name} is {move.image}{until}")
+        for lag in move.lagging:
+            console.say(f"{console.style('Lags behind:', 'red')} {lag.what}: {lag.why}")
+
+
+def preview_json(move: PreviewMove) -> dict[str, Any]:
+    """One element of ``channel`` in ``bake --json``: what a preview's channel of a recipe holds now."""
+    return {
+        "channel": move.name,
+        "image": move.image,
+        "before": move.held,
+        "expires": move.expires,
+        "error": move.why_not,
+        "lagging": [f"{lag.what}: {lag.why}" for lag in move.lagging],
+    }
+
+
+# --- going on after an interruption -------------------------------------------------------------------
 
 
 def find_interrupted_run(settings: Settings, wanted: Wanted) -> Run:

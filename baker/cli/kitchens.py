@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from baker.cli.completion import complete_channel, complete_recipe, complete_target
-from baker.cli.wiring import check_providers, choose_targets, make_providers, open_catalog
+from baker.cli.wiring import check_providers, choose_targets, make_providers, make_updates, open_catalog
+from baker.errors import UsageError
 from baker.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from baker.kitchen import Kitchen
     from baker.model import Recipe
     from baker.progress_console import ProgressConsole
+    from baker.since import Touched
 
 Recipes = Annotated[
     list[str] | None,
@@ -61,6 +64,18 @@ Since = Annotated[
         help="Only what was changed since this git commit or branch, and what is built upon it.",
     ),
 ]
+Preview = Annotated[
+    str | None,
+    typer.Option(
+        "--channel",
+        metavar="NAME",
+        help="For a preview of this name (pr-123): its images are nobody's latest, and go when it expires.",
+        autocompletion=complete_channel,
+    ),
+]
+Summary = Annotated[
+    Path | None, typer.Option("--summary", metavar="FILE", help="Append a summary to it, as markdown.")
+]
 Ephemeral = Annotated[
     bool, typer.Option("--ephemeral", help="In CI: the catalog may be thrown away after this job.")
 ]
@@ -83,17 +98,14 @@ def select_recipes(
     return follow_channel(found, gate) if gate else found
 
 
-def choose_selected(
+def find_touched_since(
     kitchen: Kitchen,
     recipes: Mapping[str, Recipe],
     named: Sequence[str] | None,
-    since: str | None,
+    since: str,
     console: ProgressConsole,
-) -> Sequence[str] | None:
-    """The recipes that are meant: those named (None: all), or of them those touched ``since`` a commit, which
-    is said with why."""
-    if since is None:
-        return named or None
+) -> list[Touched]:
+    """Of the named recipes (all if none is) those that were touched since a commit; says which, and why."""
     from baker.execution import archs_here
     from baker.since import describe_touched, find_touched, list_changes, newest_builds
 
@@ -108,7 +120,18 @@ def choose_selected(
         console.say(f"{console.style(one.recipe, 'bold')}: {describe_touched(one)}")
     if not touched:
         console.say(f"Nothing that a recipe depends on was changed since {since}")
-    return [one.recipe for one in touched]
+    return touched
+
+
+def append_summary(path: Path | None, markdown: str) -> None:
+    """Raises UsageError where it cannot be written."""
+    if path is None:
+        return
+    try:
+        with path.open("a") as file:
+            file.write(markdown)
+    except OSError as error:
+        raise UsageError(f"the summary {path} cannot be written: {error.strerror}") from error
 
 
 @contextmanager
@@ -147,5 +170,6 @@ def open_kitchen(
             show=console.show,
             interruption=interruption,
             targets=chosen,
+            updates=make_updates(settings, offline=offline, refresh=refresh),
             **options,
         )

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from baker.cli.kitchens import (
+    Ephemeral,
     Force,
     Gate,
     Json,
     Offline,
+    Preview,
     Recipes,
     Refresh,
     Set,
     Since,
     Targets,
-    choose_selected,
+    find_touched_since,
     open_kitchen,
     select_recipes,
 )
@@ -47,6 +50,7 @@ def plan(
     overrides: Set = None,
     gate: Gate = None,
     since: Since = None,
+    channel: Preview = None,
     check: Annotated[
         bool, typer.Option("--check", help="Exit with 3 if anything is to be baked, verified or is blocked.")
     ] = False,
@@ -56,9 +60,11 @@ def plan(
     ] = False,
     offline: Offline = False,
     refresh: Refresh = False,
+    ephemeral: Ephemeral = False,
     as_json: Json = False,
 ) -> int:
     """Say what `bake` would do, and why. Starts no machine and needs no root."""
+    from baker.ci import refuse_throwaway
     from baker.execution import list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
 
@@ -69,6 +75,7 @@ def plan(
     options: Options = context.obj
     console = ProgressConsole(as_json=as_json)
     settings = options.project_settings()
+    refuse_throwaway(settings, os.environ, ephemeral=ephemeral)
     found = select_recipes(settings, recipes, overrides, gate)
     with open_kitchen(
         settings,
@@ -80,14 +87,20 @@ def plan(
         bakes=False,
         offline=offline,
         refresh=refresh,
+        preview=channel,
     ) as kitchen:
-        selected = choose_selected(kitchen, found, recipes, since, console)
+        touched = find_touched_since(kitchen, found, recipes, since, console) if since else None
+        selected = (recipes or None) if touched is None else [one.recipe for one in touched]
         entries = plan_bakes(found, kitchen, selected=selected, force=force)
         say_warnings(console, list_source_warnings(found, entries, kitchen.catalog))
     if as_json:
         console.result_json(plan_json(found, entries, graph=graph))
     elif graph:
         print_graph(console, found, entries, markdown=markdown)
+    elif markdown:
+        from baker.summary import markdown_plan
+
+        console.result(markdown_plan(entries, touched=touched or ()).rstrip())
     else:
         print_plan(console, entries)
     return FOUND if check and any(entry.is_stale for entry in entries) else 0
