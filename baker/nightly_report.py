@@ -132,8 +132,9 @@ class Ended:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NightlyReport:
     """``plan`` is what was found, ``ended`` how it ended, in its order. ``broken_off`` is why the night ended
-    early. ``pruned`` is None where nothing was to be deleted. ``lagging`` are channels that others do not
-    follow yet. ``failed_before``: so did the last night of the project that was not broken off.
+    early. ``lagging`` are channels that others do not follow yet, ``collected`` previews that had expired.
+    ``pruned`` is None where nothing was to be deleted. ``failed_before``: so did the last night of the
+    project that was not broken off.
     """
 
     run: str
@@ -146,6 +147,7 @@ class NightlyReport:
     ended: tuple[Ended, ...]
     promotions: tuple[Promotion, ...]
     lagging: tuple[str, ...]
+    collected: tuple[str, ...]
     pruning: PrunePlan | None
     pruned: Pruned | None
     swept: Swept | None

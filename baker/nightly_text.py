@@ -94,6 +94,7 @@ def list_promotions(report: NightlyReport) -> Iterator[Line]:
 
 
 def list_removed(report: NightlyReport) -> Iterator[Line]:
+    yield from (("collected", name, "its preview has expired") for name in report.collected)
     if report.pruned is not None and report.pruning is not None:
         goes = {verdict.image.reference: verdict for verdict in report.pruning.verdicts if verdict.goes}
         for reference in (*report.pruned.deleted, *report.pruned.finished):

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -50,16 +51,18 @@ class Herald:
         """Fetch the dead man's switch; returns why it could not be."""
         if self.ping_url is None:
             return []
-        parts = urlsplit(self.ping_url)
-        url = parts._replace(path=parts.path.rstrip("/") + state).geturl()
         try:
+            parts = urlsplit(self.ping_url)
+            url = parts._replace(path=parts.path.rstrip("/") + state).geturl()
             with urllib.request.urlopen(url, timeout=PING_SECONDS):
                 return []
         except urllib.error.HTTPError as error:
             why = f"it answered {error.code}"
             error.close()
-        except (OSError, ValueError) as error:
+        except OSError as error:
             why = str(getattr(error, "reason", error))
+        except (ValueError, HTTPException):
+            why = "the address or the answer makes no sense"  # more would show a part of it
         return [f"the dead man's switch was not reached ({state or 'end'}): {why}"]
 
 
@@ -97,4 +100,5 @@ def read_address(address: str, environ: Mapping[str, str]) -> str:
 
 
 def show_scheme(address: str) -> str:
-    return address.partition(":")[0][:20]
+    scheme, there, _ = address.partition("://")
+    return scheme if there else "no scheme"

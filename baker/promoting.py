@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from baker.catalog import Catalog
 from baker.channels import ChannelMove
-from baker.errors import ConflictError, GateError, UsageError
+from baker.errors import BakerError, ConflictError, GateError, UsageError
 from baker.gates import Gate, Missing, find_missing, require_actor
 from baker.knowledge import LOCAL
 from baker.model import Image, ImageStatus
@@ -153,4 +153,7 @@ def publish_to_followers(
         for target in sorted(targets - providers.keys())
     ]
     there = {target: providers[target] for target in targets & providers.keys()}
-    return [*lagging, *(publish_channel(catalog, there, recipe, channel) if there else ())]
+    try:
+        return [*lagging, *(publish_channel(catalog, there, recipe, channel) if there else ())]
+    except BakerError as error:  # the channel is moved all the same
+        return [*lagging, Lag(what=f"{recipe}:{channel}", why=str(error))]

@@ -249,6 +249,7 @@ def nightly_json(report: NightlyReport) -> dict[str, Any]:
         "bakes": [ended_json(ended) for ended in report.ended],
         "promotions": [promotion_json(promotion) for promotion in report.promotions],
         "lagging": list(report.lagging),
+        "collected": list(report.collected),
         "pruned": pruned_json(report.pruned),
         "swept": {
             "removed": [resource_json(resource) for resource in swept.removed] if swept else [],
