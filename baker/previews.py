@@ -31,21 +31,21 @@ TERM_SECONDS = parse_age("7d")
 def require_preview_channel(
     catalog: Catalog, channel: str, recipes: Collection[str], configured: Collection[str]
 ) -> None:
-    """Refuse to bake ``recipes`` for what is no preview channel; ``configured`` are those of baker.toml.
+    """Refuse what is no preview channel of these ``recipes``; ``configured`` are those of baker.toml.
 
     Raises UsageError.
     """
     require_channel_name(channel)
     hint = f"Name one for the branch, like pr-123. To move {channel}: baker promote REF {channel}"
     if channel in configured:
-        raise UsageError(f"{channel} is a channel of baker.toml: nothing is baked for it", hint=hint)
+        raise UsageError(f"{channel} is a channel of baker.toml: it is no preview's", hint=hint)
     for kept in catalog.protections():
         if kept.channel == channel and kept.recipe in ("", *recipes) and not kept.gate.empty:
             name = f"{kept.recipe or 'every recipe'}:{channel}"
-            raise UsageError(f"{name} is protected: nothing is baked for it", hint=hint)
+            raise UsageError(f"{name} is protected: it is no preview's", hint=hint)
     for state in catalog.channel_states():
         if state.move.channel == channel and state.move.recipe in recipes and state.expires is None:
-            raise UsageError(f"{state.move.name} is there to stay: nothing is baked for it", hint=hint)
+            raise UsageError(f"{state.move.name} is there to stay: it is no preview's", hint=hint)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

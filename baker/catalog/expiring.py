@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from sqlalchemy import Connection, delete, insert
 
 from baker.catalog import channels as queries
 from baker.catalog.calls import Calls
 from baker.catalog.database import DatabaseNow
-from baker.catalog.reading import is_over
+from baker.catalog.reading import find_channel, is_over
 from baker.catalog.schema import channel_moves, channels
 from baker.channels import Channel, ChannelMove
 
@@ -15,6 +17,11 @@ EXPIRED = "it expired"
 
 
 class ExpiryCalls(Calls):
+    def channel_end(self, recipe: str, name: str) -> datetime | None:
+        """When a channel expires, or did; None if it is there to stay, or not at all."""
+        held = self._read(lambda connection: find_channel(connection, recipe, name))
+        return None if held is None else held.expires
+
     def expired_channels(self) -> list[Channel]:
         """Those that have expired, by the clock of the database, and are still there; by recipe and name."""
         return [channel for channel in self._read(_list_all) if channel.is_over]

@@ -78,11 +78,12 @@ def list_channels(
                 + ("" if channel.status is ImageStatus.AVAILABLE else f" ({channel.status})"),
                 show_age(channel.move.at),
                 channel.move.actor,
+                describe_end(channel),
                 describe_gate(gates[channel.move.name]),
             )
             for channel in channels
         ]
-        console.table(("CHANNEL", "HOLDS", "SINCE", "BY", "GATE"), rows)
+        console.table(("CHANNEL", "HOLDS", "SINCE", "BY", "EXPIRES", "GATE"), rows)
     else:
         console.say("No channels yet. Make one: baker promote REF dev")
     for kept in protections:
@@ -94,6 +95,12 @@ def list_channels(
 def describe_held(channel: Channel) -> str:
     usable = channel.status is ImageStatus.AVAILABLE
     return channel.move.held if usable else f"{channel.move.held} ({channel.status})"
+
+
+def describe_end(channel: Channel) -> str:
+    if channel.expires is None:
+        return ""
+    return f"{channel.expires:%Y-%m-%d %H:%M} UTC" + (" (expired)" if channel.is_over else "")
 
 
 def effective_gate(settings: Settings, protections: list[Protection], recipe: str, channel: str) -> Gate:
@@ -120,26 +127,32 @@ def show_history(
             if channel == LATEST:
                 raise BadReference(f"{LATEST} is kept by baker, and has no history")
             catalog.resolve(Reference(recipe=recipe, channel=channel), allow_unusable=True)  # raises
+        ends = catalog.channel_end(recipe, channel)
     if as_json:
-        console.result_json({"recipe": recipe, "channel": channel, "moves": [move_json(m) for m in moves]})
+        told = [move_json(move) for move in moves]
+        console.result_json({"recipe": recipe, "channel": channel, "expires": ends, "moves": told})
         return 0
     rows = [
         (
             f"{move.at:%Y-%m-%d %H:%M:%S}",
             move.actor,
             move.held_before or "nothing",
-            move.held,
+            "nothing" if move.expired else move.held,
             describe_kind(move),
         )
         for move in moves
     ]
     console.table(("WHEN (UTC)", "WHO", "FROM", "TO", "WHY"), rows)
+    if ends is not None:
+        console.say(f"It expires {ends:%Y-%m-%d %H:%M} UTC")
     return 0
 
 
 def describe_move(move: ChannelMove) -> str:
     """In one line, without time and actor."""
     why = f": {described}" if (described := describe_kind(move)) else ""
+    if move.expired:
+        return f"removed {move.channel}, which held {move.held}{why}"
     return f"moved {move.channel} from {move.held_before or 'nothing'} to {move.held}{why}"
 
 
@@ -251,10 +264,11 @@ def move_json(move: ChannelMove) -> dict[str, Any]:
         "channel": move.channel,
         "revision": move.revision,
         "from": move.held_before,
-        "to": move.held,
+        "to": None if move.expired else move.held,
         "actor": move.actor,
         "reason": move.reason,
         "rolled_back": move.rolled_back,
+        "expired": move.expired,
         "overridden": {"reason": past.reason, "missing": list(past.missing)} if past else None,
         "at": move.at,
     }
@@ -272,6 +286,8 @@ def channel_json(channel: Channel, gate: Gate) -> dict[str, Any]:
         "actor": move.actor,
         "reason": move.reason,
         "at": move.at,
+        "expires": channel.expires,
+        "expired": channel.is_over,
         "gate": gate_json(gate),
     }
 

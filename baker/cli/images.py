@@ -115,8 +115,12 @@ def show_image(context: typer.Context, reference: Ref, as_json: Json = False) ->
 
 
 def describe_state(image: Image) -> str:
-    """``available``, ``deprecated (incomplete)``, ``available, revoked ancestor base:3``."""
+    """``available``, ``deprecated (incomplete)``, ``available, preview for pr-1 until 2026-12-01 12:00 UTC``,
+    ``available, revoked ancestor base:3``."""
     state = str(image.status) + ("" if image.complete else " (incomplete)")
+    if image.preview is not None:
+        ends = f" until {image.preview_ends:%Y-%m-%d %H:%M} UTC" if image.preview_ends else ""
+        state += f", preview for {image.preview}{ends}"
     if not image.revoked_ancestors:
         return state
     return f"{state}, revoked ancestor {', '.join(image.revoked_ancestors)}"
@@ -184,6 +188,8 @@ def image_json(image: Image) -> dict[str, Any]:
         "deprecated_from": image.deprecated_from,
         "complete": image.complete,
         "channels": list(image.channels),
+        "preview": image.preview,
+        "preview_ends": image.preview_ends,
         "labels": dict(image.labels),
         "revoked_ancestors": list(image.revoked_ancestors),
         "created": image.created,

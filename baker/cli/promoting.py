@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -43,23 +44,33 @@ def promote(
     context: typer.Context,
     reference: Ref,
     channel: ChannelName,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="AGE", help="The channel is removed by itself after so long: 7d."),
+    ] = None,
     reason: Why = None,
     yes: Yes = False,
     override: Override = None,
     as_json: Json = False,
 ) -> int:
     """Move a channel to an image."""
+    from baker.ages import parse_age
     from baker.lifecycle import describe_promotion
+    from baker.previews import require_preview_channel
 
     options: Options = context.obj
     console = Console(as_json=as_json)
     settings = options.settings()
     gate = gate_of(settings, channel)
     with open_catalog(settings) as catalog:
-        move = describe_promotion(catalog, Reference.parse(reference), channel, gate)
+        parsed = Reference.parse(reference)
+        seconds = parse_age(expires) if expires is not None else None
+        if seconds is not None:
+            require_preview_channel(catalog, channel, [parsed.recipe], settings.channels)
+        move = describe_promotion(catalog, parsed, channel, gate, expires=seconds)
         confirm_move(console, move, override=override, yes=yes, verb="promote")
         made = None
-        if not move.changes_nothing:
+        if seconds is not None or not move.changes_nothing:
             made = catalog.promote(
                 move.image.recipe,
                 move.image.version,
@@ -68,9 +79,11 @@ def promote(
                 expected_revision=move.revision,
                 gate=gate,
                 override=override,
+                expires=seconds,
             )
         lagging = publish_moved(catalog, settings, console, move.image, channel)
-    print_moved(console, move, made, lagging)
+        ends = catalog.channel_end(move.image.recipe, channel)
+    print_moved(console, move, made, lagging, ends)
     return int(bool(lagging))
 
 
@@ -123,7 +136,8 @@ def roll_back(
                 override=override,
             )
         lagging = publish_moved(catalog, settings, console, move.image, channel)
-    print_moved(console, move, made, lagging)
+        ends = catalog.channel_end(recipe, channel)
+    print_moved(console, move, made, lagging, ends)
     return int(bool(lagging))
 
 
@@ -185,17 +199,28 @@ def describe_reason(reason: str | None) -> str:
     return f": {reason}" if reason else ""
 
 
-def print_moved(console: Console, move: Move, made: ChannelMove | None, lagging: list[str]) -> None:
-    """``lagging`` are places that do not follow the channel yet; that was said already."""
+def print_moved(
+    console: Console,
+    move: Move,
+    made: ChannelMove | None,
+    lagging: list[str],
+    ends: datetime | None,
+) -> None:
+    """``ends`` is when the channel expires, if it does.
+
+    ``lagging`` are places that do not follow the channel yet; that was said already.
+    """
     if console.as_json:
         console.result_json(
             {
                 "image": move.image.reference,
                 "channel": move.channel,
                 "move": move_json(made) if made else None,
+                "expires": ends,
                 "lagging": lagging,
                 "passed_over": [{"image": passed, "reason": why} for passed, why in move.skipped],
             }
         )
     elif made is not None:
-        console.result(f"{move.name} is {move.image.reference}")
+        until = f" until {ends:%Y-%m-%d %H:%M} UTC" if ends else ""
+        console.result(f"{move.name} is {move.image.reference}{until}")

@@ -1,16 +1,15 @@
-"""image prune, image rm; lease ls, lease add, lease rm."""
+"""image prune, image rm."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from baker.cli import groups
 from baker.cli.completion import complete_recipe, complete_reference
-from baker.cli.images import lease_json
+from baker.cli.previews import expired_json, print_expired
 from baker.cli.wiring import (
     Options,
     configured_targets,
@@ -24,7 +23,6 @@ from baker.model import Reference, shorten_digest
 from baker.settings import Settings
 
 if TYPE_CHECKING:
-    from baker.leases import Lease
     from baker.model import Artifact
     from baker.providers.protocol import Provider
     from baker.prune import Pruned, PrunePlan
@@ -47,12 +45,9 @@ No rule lets an image go. Say in baker.toml what is kept, then look at what woul
 
 
 def add_commands(app: typer.Typer) -> None:
-    del app  # both nouns have other verbs as well
+    del app  # the noun has other verbs as well
     groups.image.command("prune")(prune)
     groups.image.command("rm")(remove_image)
-    groups.lease.command("ls")(list_leases)
-    groups.lease.command("add")(add_lease)
-    groups.lease.command("rm")(remove_lease)
 
 
 # --- image prune --------------------------------------------------------------------------------------
@@ -70,8 +65,10 @@ def prune(
 ) -> int:
     """Delete the images that [retention] in baker.toml lets go and that nothing needs.
 
-    Finishes what an earlier prune or rm left as well. What cannot be asked for its use is not deleted.
+    So go previews whose channel has expired, whatever [retention] says. Finishes what an earlier prune or rm
+    left as well. What cannot be asked for its use is not deleted.
     """
+    from baker.previews import collect_expired
     from baker.prune import delete_images, plan_prune
     from baker.retention import Retention
 
@@ -93,12 +90,18 @@ def prune(
                 console.say(f"Not of this project, so left alone: {', '.join(others)}")
             console.say(console.style(f"in {catalog.description}", "dim"))
         pruned = None
-        if not dry_run and (plan.doomed or plan.pending):
-            if not yes:
-                typer.confirm(describe_question(plan), abort=True, err=True)
+        works = not dry_run and bool(plan.doomed or plan.pending)
+        if works and not yes:
+            typer.confirm(describe_question(plan), abort=True, err=True)
+        expired = collect_expired(catalog, providers, dry_run=dry_run)
+        if not as_json:
+            print_expired(console, expired, dry_run=dry_run)
+        if works:
             pruned = delete_images(catalog, providers, settings.home, plan.doomed, retention, by_rules=True)
     if as_json:
-        console.result_json({**plan_json(plan), **pruned_json(pruned), "dry_run": dry_run})
+        console.result_json(
+            {**plan_json(plan), **pruned_json(pruned), **expired_json(expired), "dry_run": dry_run}
+        )
     elif pruned is not None:
         print_pruned(console, pruned)
     return int(bool(pruned and pruned.failed))
@@ -146,7 +149,7 @@ def print_plan(console: Console, plan: PrunePlan, *, lets_go: bool) -> None:
         console.say(NO_RULES)
     elif not plan.doomed:
         console.say("No image goes")
-    else:
+    if plan.doomed:
         freed = show_size(sum(plan.frees.values()))
         console.say(f"{count(len(plan.doomed), 'image')} of {len(rows)} may go, which frees {freed}")
     if plan.pending:
@@ -232,116 +235,6 @@ def remove_image(
     return int(bool(pruned.failed))
 
 
-# --- leases -------------------------------------------------------------------------------------------
-
-
-def list_leases(
-    context: typer.Context,
-    recipe: Annotated[str | None, typer.Argument(metavar="[RECIPE]", autocompletion=complete_recipe)] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Those that were released or have expired as well.")
-    ] = False,
-    as_json: Json = False,
-) -> int:
-    """List who needs which image, newest first."""
-    options: Options = context.obj
-    console = Console(as_json=as_json)
-    with open_catalog(options.settings(), read_only=True, or_empty=True) as catalog:
-        leases = catalog.leases(recipe, include_ended=everything)
-        description = catalog.description
-    now = datetime.now(UTC)
-    if as_json:
-        console.result_json({"leases": [held_lease_json(lease, now) for lease in leases]})
-        return 0
-    if not leases:
-        console.say("No leases. Claim an image: baker lease add REF --owner NAME")
-        return 0
-    console.table(
-        ("LEASE", "IMAGE", "OWNER", "HOLDS", "REASON"),
-        [
-            (
-                lease.id,
-                lease.reference,
-                lease.owner,
-                describe_term(lease, now),
-                lease.reason or "",
-            )
-            for lease in leases
-        ],
-    )
-    console.say(console.style(f"in {description}", "dim"))
-    return 0
-
-
-def add_lease(
-    context: typer.Context,
-    reference: Ref,
-    owner: Annotated[str, typer.Option("--owner", metavar="NAME", help="Who needs the image.")],
-    expires: Annotated[
-        str | None,
-        typer.Option("--expires", metavar="7d|DATE", help="When it ends by itself; else when it is removed."),
-    ] = None,
-    reason: Annotated[str | None, typer.Option("--reason", help="Kept with the lease.")] = None,
-    as_json: Json = False,
-) -> int:
-    """Claim an image: it is not pruned while the lease holds."""
-    options: Options = context.obj
-    console = Console(as_json=as_json)
-    now = datetime.now(UTC)
-    ends = parse_end(expires, now) if expires is not None else None
-    with open_catalog(options.settings()) as catalog:
-        image = catalog.resolve(Reference.parse(reference), allow_unusable=True)
-        lease = catalog.add_lease(image.recipe, image.version, owner=owner, expires=ends, reason=reason)
-    if as_json:
-        console.result_json({"lease": held_lease_json(lease, now)})
-    else:
-        console.result(lease.id)
-        console.say(f"{lease.owner} leases {lease.reference} {describe_term(lease, now)}")
-    return 0
-
-
-def remove_lease(
-    context: typer.Context,
-    lease_id: Annotated[str, typer.Argument(metavar="ID", help="Its id, or the beginning of it.")],
-    as_json: Json = False,
-) -> int:
-    """End a lease. The image may be pruned then."""
-    options: Options = context.obj
-    console = Console(as_json=as_json)
-    with open_catalog(options.settings()) as catalog:
-        lease = catalog.release_lease(lease_id)
-    if as_json:
-        console.result_json({"lease": held_lease_json(lease, datetime.now(UTC))})
-    else:
-        console.result(f"released {lease.id}: {lease.owner} does not need {lease.reference} any more")
-    return 0
-
-
-def parse_end(text: str, now: datetime) -> datetime:
-    """``7d`` from now, or a date (its first moment) or time, in UTC unless it says otherwise."""
-    from baker.ages import parse_age
-
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return now + timedelta(seconds=parse_age(text))
-        except UsageError:
-            raise UsageError(
-                f"{text!r} is no end of a lease", hint='Write it like "12h", "7d" or 2026-12-31.'
-            ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def describe_term(lease: Lease, now: datetime) -> str:
-    if lease.released:
-        return f"released {lease.released:%Y-%m-%d %H:%M} UTC"
-    if lease.expires is None:
-        return "until it is removed"
-    verb = "until" if lease.holds_at(now) else "expired"
-    return f"{verb} {lease.expires:%Y-%m-%d %H:%M} UTC"
-
-
 # --- documented JSON -----------------------------------------------------------------------------------
 
 
@@ -385,7 +278,3 @@ def pruned_json(pruned: Pruned | None) -> dict[str, Any]:
         ],
         "failed": [{"reference": name, "error": error} for name, error in (pruned.failed if pruned else ())],
     }
-
-
-def held_lease_json(lease: Lease, now: datetime) -> dict[str, Any]:
-    return {**lease_json(lease), "holds": lease.holds_at(now)}

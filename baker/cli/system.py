@@ -114,7 +114,12 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove what dead bakes left behind. Live bakes and registered images are never touched."""
+    """Remove what dead bakes left behind, and channels that have expired.
+
+    Live bakes and registered images are never touched.
+    """
+    from baker.cli.previews import expired_json, print_expired
+    from baker.previews import collect_expired
     from baker.sweep import sweep_dead_bakes
     from baker.teardown import describe_resource
 
@@ -128,6 +133,8 @@ def sweep(
     with open_catalog(settings) as catalog:
         full_id = catalog.bake(bake_id).id if bake_id else None
         swept = sweep_dead_bakes(catalog, providers, settings.home, bake_id=full_id, dry_run=dry_run)
+        everything = bake_id is None and not target
+        expired = collect_expired(catalog, providers, dry_run=dry_run) if everything else []
     if as_json:
         console.result_json(
             {
@@ -135,6 +142,7 @@ def sweep(
                 "failed": [{**resource_json(resource), "error": error} for resource, error in swept.failed],
                 "finished": [image.reference for image in swept.finished],
                 "unasked": [{"target": name, "error": error} for name, error in swept.unasked],
+                **expired_json(expired),
                 "dry_run": dry_run,
             }
         )
@@ -148,9 +156,11 @@ def sweep(
             console.say(f"Left behind: {describe_resource(resource)}: {error}")
         for name, error in swept.unasked:
             console.say(f"Not asked what is left at {name}: {error}")
-        if not (swept.removed or swept.failed or swept.finished or swept.unasked):
+        print_expired(console, expired, dry_run=dry_run)
+        if not (swept.removed or swept.failed or swept.finished or swept.unasked or expired):
             console.result("nothing is left behind")
-    return int(bool(swept.failed or swept.unasked))
+    stays = [one for one in expired if one.why_not is not None]
+    return int(bool(swept.failed or swept.unasked or stays))
 
 
 def resource_json(resource: Resource) -> dict[str, Any]:

@@ -28,9 +28,12 @@ def point_parameters(
 
     ``prefix`` is for builds whose AMI does not say what it was distributed with (a recipe may have its own).
     """
-    return _change(
-        builds, recipe, channel, prefix, lambda *known: _put(aws, *known, f"baker: {recipe}:{channel}")
-    )
+    description = f"baker: {recipe}:{channel}"
+
+    def point(region: str, name: str, image_id: str) -> None:
+        _put(aws, region, name, image_id, description)
+
+    return _change(builds, recipe, channel, prefix, point)
 
 
 def remove_parameters(
