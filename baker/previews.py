@@ -53,7 +53,8 @@ class PreviewMove:
     """What became of a recipe's preview channel.
 
     It holds ``image`` now and ``held`` before (references; None: nothing) until it ``expires``. ``why_not``
-    says why it does not hold what was baked; ``lagging`` are places that do not follow it yet.
+    says why it does not hold what was baked; it only ``waits`` where nothing failed and other targets are yet
+    to be baked. ``lagging`` are places that do not follow it.
     """
 
     recipe: str
@@ -62,7 +63,12 @@ class PreviewMove:
     held: str | None
     expires: datetime | None
     why_not: str | None = None
+    waits: bool = False
     lagging: tuple[Lag, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        return self.why_not is not None and not self.waits
 
     @property
     def name(self) -> str:
@@ -119,6 +125,9 @@ def _move_one(
     versions = {Reference.parse(result.image).version or 0 for result in results if result.image}
     try:
         image = catalog.image(recipe, max(versions))
+        if not image.complete:
+            why = f"{image.reference} lacks a build for another target"
+            return replace(left, why_not=why, waits=True)
         if state and is_moved_on(catalog, state, image):
             return replace(left, why_not=f"it was moved on to {held}, which is newer than {image.reference}")
         catalog.promote(

@@ -122,12 +122,19 @@ def make_image(
     packages: Sequence[Package] = (),
     carry: Sequence[str] = (),
     wanted: Sequence[tuple[str, str]] = (("local", "amd64"),),
+    preview: str | None = None,
     available: bool = True,
 ) -> Image:
     """Registers a build in a catalog (a new one, unless told), and by default makes it available."""
     build = build or make_build(recipe)
     image = catalog.register(
-        recipe=recipe, build=build, layers=layers, packages=packages, carry=carry, wanted=wanted
+        recipe=recipe,
+        build=build,
+        layers=layers,
+        packages=packages,
+        carry=carry,
+        wanted=wanted,
+        preview=preview,
     )
     if available:
         image = catalog.make_available(recipe, image.version, {build.id: build.artifacts})

@@ -12,6 +12,7 @@ from baker.catalog import Catalog
 from baker.layer import Layer
 from baker.model import Image, Reference
 from baker.providers.local.provider import LocalProvider
+from baker.sweep import image_labels
 from baker.teardown import Teardown
 from tests.factories import make_artifact, make_bake_id, make_build, make_package, make_provenance
 
@@ -42,6 +43,7 @@ def store_image(
     content: str | None = None,
     packages: Sequence[str] = ("nginx",),
     carry: Sequence[str] = (),
+    preview: str | None = None,
     **changes: Any,
 ) -> Image:
     """Captures a layer of ``content`` upon the bootstrap, or the image ``upon``, and makes an image of it."""
@@ -72,7 +74,8 @@ def store_image(
         packages=[make_package(name) for name in packages],
         carry=carry,
         wanted=[("local", provider.arch)],
+        preview=preview,
     )
-    labels = {"recipe": recipe, "version": str(image.version), "bake": bake_id}
+    labels = image_labels(image, bake_id)
     artifacts = provider.distribute(build, labels, Teardown(build.id, None))
     return catalog.make_available(recipe, image.version, {build.id: artifacts})

@@ -174,7 +174,7 @@ def bake(
     if markdown:
         console.result(told.rstrip())
     failed = any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results)
-    return int(failed or any(move.why_not or move.lagging for move in moves))
+    return int(failed or any(move.failed or move.lagging for move in moves))
 
 
 def check_options(wanted: Wanted, *, markdown: bool, as_json: bool) -> None:
