@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +109,7 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
     files = False
     known = set(installed)
     for text in texts:
-        plain = re.sub(r"[\"'\\]+", " ", text)
+        plain = re.sub(r"[\"'\\]+", " ", text.replace("\\\n", " "))
         files |= bool(re.search(r"\.deb\b|\bdpkg\b", plain))
         if re.search(r"\bunattended-upgrades?\b", plain) and not COMMAND.search(plain):
             upgrade = upgrade or "upgrade"
@@ -123,11 +123,11 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
             recommends.append("--no-install-recommends" not in options)
             for word in words:
                 name, _, version = word.partition("=")
-                name = name.partition("/")[0].partition(":")[0].rstrip("+")
+                name = name.partition("/")[0].partition(":")[0]
                 if "$" in word or "`" in word:
                     names |= known & set(re.findall(NAME, plain))
                 elif NAME.fullmatch(name):
-                    names.add(name)
+                    names |= {name, name.removesuffix("+")}  # apt-get install NAME+ installs it
                     if version:
                         pins[name] = version
     return Asked(
@@ -225,6 +225,16 @@ def list_installed(status: str) -> Iterator[tuple[str, str]]:
         fields = dict(re.findall(r"^(Package|Status|Version|Architecture): (.*)$", stanza, re.MULTILINE))
         if fields.get("Status", "").endswith(" installed"):
             yield f"{fields.get('Package')}:{fields.get('Architecture')}", fields.get("Version", "")
+
+
+def lift_holds(status: str, names: Collection[str] | None) -> str:
+    """Without the holds of these packages (None: of all): the recipe set them once it had the newest ones."""
+    stanzas = status.split("\n\n")
+    for number, stanza in enumerate(stanzas):
+        found = re.search(r"^Package: (.*)$", stanza, re.MULTILINE)
+        if found and (names is None or found[1] in names):
+            stanzas[number] = re.sub(r"^Status: hold ", "Status: install ", stanza, flags=re.MULTILINE)
+    return "\n\n".join(stanzas)
 
 
 # --- keeping it ------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ import hashlib
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -35,36 +36,72 @@ def keys(tmp_path: Path) -> Iterator[list[Path]]:
     folders = [tmp_path / "key-0", tmp_path / "key-1"]
     yield [make_key(folder) for folder in folders]
     for folder in folders:
-        subprocess.run(["gpgconf", "--homedir", str(folder), "--kill", "all"], check=True)
+        stop_agent(folder)
+
+
+def stop_agent(folder: Path) -> None:
+    """Of the keys in a folder: the process that gpg left is gone."""
+    subprocess.run(["gpgconf", "--homedir", str(folder), "--kill", "all"], check=True)
     deadline = time.monotonic() + 10
     while any("gpg-agent" in process for process in list_descendants(os.getpid())):
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deb:
+    """A package with a tool of its name that prints its version. ``fields`` are more of its control file."""
+
+    name: str
+    version: str = "1.0"
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def control(self) -> str:
+        fields = {
+            "Package": self.name,
+            "Version": self.version,
+            "Architecture": "all",
+            "Maintainer": "tester <t@example.test>",
+            **self.fields,
+            "Description": "prints its version",
+        }
+        return "".join(f"{name}: {value}\n" for name, value in fields.items())
+
+    def build(self, folder: Path) -> Path:
+        """The package as a file in a folder."""
+        path = folder / f"{self.name}_{self.version}_all.deb"
+        tree = folder / "build"
+        (tree / "DEBIAN").mkdir(parents=True)
+        (tree / "DEBIAN/control").write_text(self.control)
+        (tree / "usr/bin").mkdir(parents=True)
+        (tree / "usr/bin" / self.name).write_text(f"#!/bin/sh\necho {self.name} {self.version}\n")
+        (tree / "usr/bin" / self.name).chmod(0o755)
+        argv = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", tree, path]
+        subprocess.run(argv, check=True, capture_output=True)
+        subprocess.run(["rm", "-r", tree], check=True)
+        return path
+
+
 def make_repository(folder: Path, key: Path, *, package: str = "tiny-tool", version: str = "1.0") -> Path:
-    """One package that prints its version, in suite ``stable``, component ``main``, signed by a key."""
-    tree = folder / "build"
-    (tree / "DEBIAN").mkdir(parents=True)
-    (tree / "DEBIAN/control").write_text(
-        f"Package: {package}\nVersion: {version}\nArchitecture: all\nMaintainer: tester <t@example.test>\n"
-        "Description: prints its version\n"
-    )
-    (tree / "usr/bin").mkdir(parents=True)
-    (tree / "usr/bin" / package).write_text(f"#!/bin/sh\necho {package} {version}\n")
-    (tree / "usr/bin" / package).chmod(0o755)
+    """One package that prints its version."""
+    return publish(folder, key, Deb(name=package, version=version))
+
+
+def publish(folder: Path, key: Path, *debs: Deb) -> Path:
+    """A repository that holds these packages: suite ``stable``, component ``main``, signed by a key."""
     pool = folder / "pool"
-    pool.mkdir(exist_ok=True)
-    deb = pool / f"{package}_{version}_all.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "--build", tree, deb], check=True, capture_output=True)
-    control = (tree / "DEBIAN/control").read_text()
-    subprocess.run(["rm", "-r", tree], check=True)
+    pool.mkdir(parents=True, exist_ok=True)
     index = folder / "dists/stable/main/binary-amd64"
     index.mkdir(parents=True, exist_ok=True)
-    packages = (
-        f"{control}Filename: pool/{deb.name}\nSize: {deb.stat().st_size}\n"
-        f"SHA256: {hashlib.sha256(deb.read_bytes()).hexdigest()}\n\n"
-    ).encode()
+    stanzas = []
+    for deb in debs:
+        path = deb.build(pool)
+        stanzas.append(
+            f"{deb.control}Filename: pool/{path.name}\nSize: {path.stat().st_size}\n"
+            f"SHA256: {hashlib.sha256(path.read_bytes()).hexdigest()}\n\n"
+        )
+    packages = "".join(stanzas).encode()
     (index / "Packages").write_bytes(packages)
     release = (
         "Origin: tester\nSuite: stable\nCodename: stable\nArchitectures: amd64\nComponents: main\n"

@@ -12,6 +12,7 @@ from baker.package_state import (
     PackageState,
     PackageUpdate,
     Simulated,
+    lift_holds,
     list_installed,
     parse_simulation,
 )
@@ -63,7 +64,8 @@ def _judge(state: PackageState, found: Sequence[Simulated]) -> tuple[PackageUpda
 def _prepare(state: PackageState, folder: Path, scratch: Path) -> list[tuple[str, str]]:
     """Write what apt reads of an image, and say where it is."""
     (scratch / "preferences.d").mkdir()
-    (scratch / "status").write_bytes(state.files[STATUS])
+    status = state.files[STATUS].decode(errors="replace")
+    (scratch / "status").write_text(lift_holds(status, None if state.from_archive else state.own))
     (scratch / "extended_states").write_bytes(state.files.get(EXTENDED_STATES, b""))
     pins = [
         f"Package: {name}\nPin: version {version}\nPin-Priority: {PINNED}\n"

@@ -25,7 +25,7 @@ TABLE = {"uri": "https://apt.example.test/debian", "suite": "stable", "keyring":
 
 
 def make_repository(**changes: object) -> Repository:
-    values = {"uri": TABLE["uri"], "suite": "stable", "components": ("main",), "key": "", "index": None}
+    values = {"uri": TABLE["uri"], "suite": "stable", "components": ("main",), "key": ""}
     return Repository(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -75,7 +75,7 @@ def test_repositories_of_one_place_and_another_suite_are_two() -> None:
     assert all(name.startswith("apt-example-test-debian-") for name in names)
 
 
-def test_pinned_settings_move_with_the_keys_and_a_folders_index_but_not_with_the_projects_place(
+def test_pinned_settings_move_with_the_keys_but_neither_with_a_folders_packages_nor_the_projects_place(
     tmp_path: Path,
 ) -> None:
     pinned = []
@@ -86,12 +86,17 @@ def test_pinned_settings_move_with_the_keys_and_a_folders_index_but_not_with_the
         (folder / "vendor/dists/stable/InRelease").write_bytes(index)
         settings = {"repositories": [TABLE, {**TABLE, "uri": "vendor"}], "memory": "1G"}
         pinned.append(pin_repositories(settings, folder))
-    assert pinned[0] == pinned[1]
+    assert pinned[0] == pinned[1] == pinned[3]
     assert pinned[0]["memory"] == "1G"
-    assert pinned[0] not in (pinned[2], pinned[3])
+    assert pinned[0] != pinned[2]
     repositories = read_repositories(pinned[0]["repositories"])
     assert [repository.is_folder for repository in repositories] == [False, True]
     assert [asdict(repository) for repository in repositories] == pinned[0]["repositories"]
+
+
+def test_repositories_that_an_earlier_release_wrote_down_are_read() -> None:
+    row = {"uri": TABLE["uri"], "suite": "stable", "components": ["main"], "key": "", "index": None}
+    assert read_repositories([row]) == (make_repository(),)
 
 
 def test_settings_without_repositories_stay_as_they_are() -> None:
@@ -110,7 +115,7 @@ def test_missing_keyring_and_missing_index_are_named(tmp_path: Path) -> None:
 
 def test_only_folder_repositories_are_taken_out_and_no_link_is_followed(tmp_path: Path) -> None:
     upper, outside = tmp_path / "upper", tmp_path / "outside"
-    kept, folder = make_repository(), make_repository(uri="vendor", index="sha256:1")
+    kept, folder = make_repository(), make_repository(uri="vendor")
     for path in (upper / "etc/apt/sources.list.d", upper / "etc/apt/keyrings", outside):
         path.mkdir(parents=True)
     for repository in (kept, folder):

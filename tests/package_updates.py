@@ -1,0 +1,187 @@
+"""Recipes whose packages move on in an archive of our own, and what planning says of them against the truth.
+
+The truth is a forced bake: which packages differ between the image before and the one after.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.apt_repository import Deb, publish
+from tests.e2e.project import Project
+
+PROXY = Path(__file__).with_name("proxy.py")
+APT = "from pyinfra.operations import apt, files, server\n\n"
+Change = tuple[str, str | None, str | None]
+"""A package, and its versions before and after."""
+
+
+def make_deb(name: str, version: str = "1.0", **fields: str) -> Deb:
+    return Deb(name=name, version=version, fields={name.replace("_", "-"): v for name, v in fields.items()})
+
+
+OLD = (
+    make_deb("alpha"),
+    make_deb("beta"),
+    make_deb("gamma"),
+    make_deb("delta"),
+    make_deb("epsilon"),
+    make_deb("zeta"),
+    make_deb("eta"),
+    make_deb("theta", Depends="theta-old"),
+    make_deb("theta-old"),
+    make_deb("iota"),
+    make_deb("kappa"),
+    make_deb("lambda"),
+    make_deb("mu"),
+    make_deb("mu-extra"),
+)
+NEW = (
+    make_deb("alpha", "2.0"),
+    make_deb("beta", "2.0"),
+    make_deb("gamma"),
+    make_deb("delta"),
+    make_deb("delta", "2.0"),
+    make_deb("epsilon", "2.0"),
+    make_deb("zeta"),
+    make_deb("zeta", "2.0"),
+    make_deb("eta", "2.0", Depends="eta-lib"),
+    make_deb("eta-lib"),
+    make_deb("theta", "2.0", Depends="theta-new", Breaks="theta-old", Replaces="theta-old"),
+    make_deb("theta-old"),
+    make_deb("theta-new"),
+    make_deb("iota", "2.0", Recommends="iota-extra"),
+    make_deb("iota-extra"),
+    make_deb("kappa", "2.0"),
+    make_deb("lambda", "2.0"),
+    make_deb("mu", "2.0", Depends="mu-extra (>= 2.0)"),
+    make_deb("mu-extra", "2.0"),
+    make_deb("nobodys", "2.0"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scenario:
+    """A recipe of the table below. ``moves``: a bake of it anew would change something."""
+
+    name: str
+    deploy: str
+    source: str = "root"
+    moves: bool = True
+    reduced: bool = False
+
+
+def install(*packages: str, **options: Any) -> str:
+    more = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f'{APT}apt.packages(name="Install", packages={list(packages)!r}{more})\n'
+
+
+PREFER = "Package: zeta\\nPin: version 1.*\\nPin-Priority: 1001\\n"
+SCRIPT = '#!/bin/sh\\nset -e\\nPACKAGES="kappa gamma"\\napt-get install -y $PACKAGES\\n'
+FILE = f"""{APT}
+files.put(src="vendor/pool/lambda_1.0_all.deb", dest="/root/lambda.deb")
+apt.deb(src="/root/lambda.deb")
+"""
+SCENARIOS = (
+    Scenario(name="root", source="debian:trixie", deploy=install("alpha", "mu-extra"), reduced=True),
+    Scenario(name="installs", deploy=install("beta"), reduced=True),
+    Scenario(name="leaves-parents", deploy=install("gamma", "alpha"), moves=False, reduced=True),
+    Scenario(name="installs-nothing", deploy=f'{APT}files.directory(path="/srv/x")\n', moves=False),
+    Scenario(name="pins-version", deploy=install("delta=1.0"), moves=False, reduced=True),
+    Scenario(
+        name="prefers-version",
+        deploy=f"{APT}server.shell(commands=[\"printf '{PREFER}' > /etc/apt/preferences.d/zeta\"])\n"
+        'apt.packages(packages=["zeta"])\n',
+        moves=False,
+    ),
+    Scenario(
+        name="holds-later",
+        deploy=f'{install("epsilon")}server.shell(commands=["apt-mark hold epsilon"])\n',
+    ),
+    Scenario(
+        name="holds-parents",
+        deploy=f'{APT}server.shell(commands=["apt-mark hold alpha"])\n{install("gamma")}apt.upgrade()\n',
+        moves=False,
+    ),
+    Scenario(name="gets-dependency", deploy=install("eta"), reduced=True),
+    Scenario(name="replaces", deploy=install("theta")),
+    Scenario(name="recommends", deploy=install("iota")),
+    Scenario(name="recommends-not", deploy=install("iota", no_recommends=True)),
+    Scenario(name="runs-script", deploy=f'{APT}server.script(src="files/install.sh")\n'),
+    Scenario(name="file", deploy=FILE, moves=False),
+    Scenario(name="needs-parents-newer", deploy=install("mu")),
+    Scenario(name="upgrades", deploy=f"{APT}apt.upgrade()\n", reduced=True),
+    Scenario(name="upgrades-all", deploy=f"{APT}apt.dist_upgrade()\n"),
+    Scenario(name="asks-for-latest", deploy=install("alpha", latest=True)),
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Compared:
+    """What was foretold of one recipe, and what its bake anew changed."""
+
+    scenario: Scenario
+    foretold: frozenset[Change]
+    happened: frozenset[Change]
+
+
+def write_project(project: Project, keys: Sequence[Path], scenarios: Sequence[Scenario]) -> None:
+    """Recipes of the scenarios, and the folder repository ``vendor`` with the older packages."""
+    publish(project.folder / "vendor", keys[0], *OLD)
+    (project.folder / "vendor.gpg").write_bytes(keys[0].read_bytes())
+    project.write(
+        "baker.toml",
+        '[[local.repositories]]\nuri = "vendor"\nsuite = "stable"\nkeyring = "vendor.gpg"\n',
+    )
+    project.write("files/install.sh", SCRIPT.replace("\\n", "\n"))
+    for scenario in scenarios:
+        project.recipe(scenario.name, toml=f'from = "{scenario.source}"\n', deploy=scenario.deploy)
+
+
+def publish_newer(project: Project, keys: Sequence[Path]) -> None:
+    publish(project.folder / "vendor", keys[0], *NEW)
+
+
+def list_packages(project: Project, reference: str) -> dict[str, str]:
+    build = project.json("image", "show", reference)["builds"][0]
+    return {package["name"]: package["version"] for package in build["packages"]}
+
+
+def compare(project: Project, scenarios: Sequence[Scenario]) -> list[Compared]:
+    """What is foretold of each recipe alone, and what happens. Children first: their parents stay."""
+    compared = []
+    for scenario in sorted(scenarios, key=lambda each: each.source != "root"):
+        (entry,) = [e for e in project.json("plan", scenario.name)["recipes"] if e["recipe"] == scenario.name]
+        foretold = {(update["package"], update["from"], update["to"]) for update in entry["updates"]}
+        before = list_packages(project, scenario.name)
+        project.bake(scenario.name, "--force")
+        after = list_packages(project, scenario.name)
+        happened = {
+            (name, before.get(name), after.get(name))
+            for name in before.keys() | after.keys()
+            if before.get(name) != after.get(name)
+        }
+        compared.append(
+            Compared(scenario=scenario, foretold=frozenset(foretold), happened=frozenset(happened))
+        )
+    return compared
+
+
+@contextmanager
+def serving(folder: Path, log: Path, port: int) -> Iterator[None]:
+    """A proxy on loopback that has what ``folder`` holds for a host."""
+    log.touch()
+    argv = [sys.executable, str(PROXY), str(folder), str(port), str(log)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as proxy:
+        try:
+            assert proxy.stdout is not None
+            assert proxy.stdout.readline() == "listening\n"
+            yield
+        finally:
+            proxy.kill()
