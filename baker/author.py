@@ -26,11 +26,11 @@ from baker.configurer import (
 )
 from baker.configurer.events import Event, OperationEnded
 from baker.errors import BakerError, Interrupted
-from baker.fingerprint import LITTER
 from baker.interrupt import Interruption
 from baker.log import BakeLog
 from baker.model import Recipe, Stage, shorten_digest
 from baker.progress import Note, Progress, RecipeEvent, StageEnded, StageStarted, count
+from baker.project_files import LITTER
 from baker.providers.protocol import Machine, Provider, ResolvedSource
 from baker.teardown import LeftBehind, Teardown, describe_resource
 

@@ -23,42 +23,38 @@ Time, user, host, absolute paths and image tests are never inputs, nor is anythi
 """
 
 # Paths are text in this file: there are thousands, and pathlib cannot normalise one without the disk.
-# ruff: noqa: PTH100, PTH112, PTH113, PTH114, PTH115, PTH116, PTH118, PTH119, PTH123, PTH208
+# ruff: noqa: PTH100, PTH112, PTH113, PTH114, PTH118, PTH119
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import math
 import os
 import re
-import stat
 import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from baker.errors import RecipeError
 from baker.model import Reason, Recipe
+from baker.project_files import (
+    ABSENT,
+    LISTINGS,
+    TRACED_KINDS,
+    changed_since,
+    describe_entry,
+    describe_path,
+    is_litter,
+    look_again,
+    source_of,
+    walk,
+)
 
-TRACED_KINDS = ("file", "absent", "listing", "package")
-ABSENT, DIRECTORY, SPECIAL, OUTSIDE, UNSET = "absent", "directory", "special", "outside", "unset"
+UNSET = "unset"
 MOVING = "changed during the bake"
 TESTS_CHANGED = "image-tests-changed"
 """The kind of the reason for verifying a build again."""
-
-LITTER = re.compile(
-    r"__pycache__|.*\.py[co]|.*~|\..*\.sw[a-z]|\.#.*|#.*#|\.DS_Store|\.git|\.(pytest|mypy|ruff)_cache"
-)
-"""Names that editors, interpreters and version control leave in any folder."""
-
-SETTLED_NS = 2_000_000_000
-"""A file that changed less than this ago may change again without a new time stamp: not cached."""
-
-_digests: dict[str, tuple[tuple[int, ...], str]] = {}
-
 
 # --- inputs ---------------------------------------------------------------------------------------
 
@@ -99,7 +95,7 @@ def static_inputs(
 def traced_inputs(
     recipe: Recipe, traced: Iterable[tuple[str, str]], *, since: float = math.inf
 ) -> dict[str, str]:
-    """What was seen while the recipe ran: (``file`` | ``absent`` | ``listing``, path), (``package``, name).
+    """What was seen while the recipe ran: (kind, path) of TRACED_KINDS, and (``package``, name).
 
     A relative path starts at the project. Left out: what lies outside the project or in this process's
     virtual environment, and what ``static_inputs`` covers already. What changed after ``since`` (when the
@@ -109,15 +105,18 @@ def traced_inputs(
     environment = f"{os.path.abspath(sys.prefix)}/"
     for kind, path in sorted(set(traced)):
         if kind == "package":
-            inputs[f"package:{path}"] = _look_again(recipe.project, kind, path)
+            inputs[f"package:{path}"] = look_again(recipe.project, kind, path)
             continue
-        absolute = os.path.normpath(os.path.join(recipe.project, _source_of(path)))
+        absolute = os.path.normpath(os.path.join(recipe.project, source_of(path)))
         inside = absolute == recipe.project or absolute.startswith(f"{recipe.project}/")
-        if not inside or absolute.startswith(environment) or _is_static(recipe, absolute):
+        if not inside or absolute.startswith(environment):
             continue
         relative = absolute[len(recipe.project) + 1 :] or "."
-        moved = _changed_since(absolute, since)
-        inputs[f"{kind}:{relative}"] = MOVING if moved else _look_again(recipe.project, kind, relative)
+        if kind in LISTINGS and is_litter(relative):
+            continue
+        moved = changed_since(absolute, kind, since)
+        if moved or not _is_static(recipe, kind, absolute):
+            inputs[f"{kind}:{relative}"] = MOVING if moved else look_again(recipe.project, kind, relative)
     return inputs
 
 
@@ -130,7 +129,7 @@ def refresh_traced(project: str | Path, old_inputs: Mapping[str, str]) -> dict[s
     for key in old_inputs:
         kind, _, path = key.partition(":")
         if kind in TRACED_KINDS:
-            inputs[key] = _look_again(str(project), kind, path)
+            inputs[key] = look_again(str(project), kind, path)
     return inputs
 
 
@@ -142,7 +141,7 @@ def fingerprint(inputs: Mapping[str, str]) -> str:
 def image_test_inputs(recipe: Recipe) -> dict[str, str]:
     """What the image tests are, by ``test:FILE``: when they move, a build is verified again, not baked."""
     paths = [*recipe.image_tests, f"{recipe.folder}/conftest.py"] if recipe.image_tests else []
-    described = {f"test:{os.path.basename(path)}": _describe_path(recipe.project, path) for path in paths}
+    described = {f"test:{os.path.basename(path)}": describe_path(recipe.project, path) for path in paths}
     return {key: value for key, value in described.items() if value != ABSENT}
 
 
@@ -160,45 +159,32 @@ def _is_image_test(name: str) -> bool:
 def _is_left_out(relative: str) -> bool:
     """Whether a path of the recipe's folder is no input: recipe.toml is covered by its meaning."""
     top_level = "/" not in relative
-    return (top_level and (relative == "recipe.toml" or _is_image_test(relative))) or any(
-        LITTER.fullmatch(part) for part in relative.split("/")
-    )
+    return (top_level and (relative == "recipe.toml" or _is_image_test(relative))) or is_litter(relative)
 
 
-def _is_static(recipe: Recipe, absolute: str) -> bool:
-    """Whether the folder's own inputs cover a traced path. Behind a symbolic link they do not."""
-    if absolute == recipe.folder:
-        return True
-    if not absolute.startswith(f"{recipe.folder}/"):
+def _is_static(recipe: Recipe, kind: str, absolute: str) -> bool:
+    """Whether the folder's own inputs cover what was seen of a path. Behind a symbolic link they do not.
+
+    They cover files and links, not folders: an empty one is none of them.
+    """
+    if kind not in ("file", "type", "link") or not absolute.startswith(f"{recipe.folder}/"):
         return False
     relative = absolute[len(recipe.folder) + 1 :]
-    really_inside = os.path.realpath(absolute) == os.path.join(os.path.realpath(recipe.folder), relative)
-    return really_inside and not (_is_left_out(relative) and os.path.isfile(absolute))
-
-
-def _changed_since(path: str, since: float) -> bool:
-    """Whether a path was made or changed after a time; file systems stamp by a clock that lags a little."""
-    try:
-        return os.stat(path).st_ctime > since - 0.1
-    except OSError:
-        return False
-
-
-def _source_of(path: str) -> str:
-    """Reading byte code means reading the module: the interpreter only looks at the module's time stamp."""
-    if path.endswith(".pyc"):
-        try:
-            return importlib.util.source_from_cache(path)
-        except ValueError:  # not in a __pycache__
-            return path
-    return path
+    above, name = os.path.split(absolute)
+    is_inside = f"{os.path.realpath(above)}/{name}" == os.path.join(os.path.realpath(recipe.folder), relative)
+    is_file = (
+        os.path.islink(absolute)
+        if kind == "link"
+        else os.path.isfile(absolute) and not os.path.islink(absolute)
+    )
+    return is_inside and is_file and not _is_left_out(relative)
 
 
 def _describe_folder(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    for path in _walk(recipe.folder):
+    for path in walk(recipe.folder):
         relative = path[len(recipe.folder) + 1 :]
         if not _is_left_out(relative):
-            yield relative, _describe_entry(recipe.project, path)
+            yield relative, describe_entry(recipe.project, path)
 
 
 def _describe_globs(recipe: Recipe) -> Iterator[tuple[str, str]]:
@@ -206,94 +192,10 @@ def _describe_globs(recipe: Recipe) -> Iterator[tuple[str, str]]:
     project = Path(recipe.project)
     for path in {str(path) for pattern in recipe.inputs for path in project.glob(pattern)}:
         relative = os.path.relpath(path, project)
-        if any(LITTER.fullmatch(part) for part in relative.split("/")):
+        if is_litter(relative):
             continue
-        for file in _walk(path) if os.path.isdir(path) and not os.path.islink(path) else [path]:
-            yield os.path.relpath(file, project), _describe_entry(recipe.project, file)
-
-
-def _walk(folder: str) -> Iterator[str]:
-    """Every path below that is not a real folder."""
-    try:
-        entries = list(os.scandir(folder))
-    except OSError as error:
-        raise _unreadable(folder, error) from error
-    for entry in entries:
-        if LITTER.fullmatch(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-        else:
-            yield entry.path
-
-
-def _look_again(project: str, kind: str, relative: str) -> str:
-    if kind == "package":
-        return _find_version(relative)
-    path = os.path.join(project, relative)
-    if kind == "listing":
-        return _describe_listing(path)
-    found = _describe_path(project, path)
-    return found if kind == "file" or found == ABSENT else "present"
-
-
-def _find_version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # slow to import, and seldom asked
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ABSENT
-
-
-def _describe_listing(path: str) -> str:
-    try:
-        names = sorted(name for name in os.listdir(path) if not LITTER.fullmatch(name))
-    except OSError:
-        return ABSENT
-    return _digest_value(names)
-
-
-def _describe_entry(project: str, path: str) -> str:
-    """A path itself: a symbolic link is its text and what it leads to."""
-    if os.path.islink(path):
-        return f"-> {os.readlink(path)} {_describe_path(project, path)}"
-    return _describe_path(project, path)
-
-
-def _describe_path(project: str, path: str) -> str:
-    """What a path leads to: ``sha256:…`` (``+x`` if executable), or in a word what is there instead."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return ABSENT  # also: a link that leads nowhere or in a circle, a file where a folder should be
-    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    cached = _digests.get(path)
-    if cached and cached[0] == key:
-        return cached[1]
-    if not f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(project)}/"):
-        return OUTSIDE
-    if stat.S_ISDIR(found.st_mode):
-        return DIRECTORY
-    if not stat.S_ISREG(found.st_mode):
-        return SPECIAL
-    try:
-        with open(path, "rb") as file:
-            digest = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    except FileNotFoundError:
-        return ABSENT
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    value = digest + ("+x" if found.st_mode & stat.S_IXUSR else "")
-    if time.time_ns() - found.st_ctime_ns > SETTLED_NS:
-        _digests[path] = (key, value)
-    return value
-
-
-def _unreadable(path: str, error: OSError) -> RecipeError:
-    return RecipeError(
-        f"{path}: cannot be read: {error.strerror}", hint="A recipe depends on it: make it readable"
-    )
+        for file in walk(path) if os.path.isdir(path) and not os.path.islink(path) else [path]:
+            yield os.path.relpath(file, project), describe_entry(recipe.project, file)
 
 
 def _canonical(value: Any) -> str:
@@ -312,7 +214,13 @@ WORDS: Mapping[str, str] = {
     "input": "{name}",
     "file": "{name}",
     "absent": "{name}",
+    "type": "{name}",
+    "link": "{name}",
+    "mode": "the permissions of {name}",
+    "size": "the size of {name}",
+    "time": "the time of {name}",
     "listing": "the list of files in {name}",
+    "entries": "the list of files in {name}",
     "data": "data.{name}",
     "setting": "the target's {name}",
     "env": "the variable {name}",

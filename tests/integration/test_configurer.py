@@ -598,7 +598,7 @@ open("recipes/web/linked").read()
         ("file", "tasks/deep.py"),
         ("file", "group_data/all.py"),
         ("file", "recipes/web/linked"),
-        ("listing", "files"),
+        ("entries", "files"),
         ("listing", "group_data"),
         ("absent", "templates/no.j2"),
         ("absent", "local_settings.py"),

@@ -29,6 +29,7 @@ PURE = (
     "layer_search",
     "seal",
     "fingerprint",
+    "project_files",
     "graph",
     "judging",
     "package_state",
@@ -52,7 +53,7 @@ ONLY_THERE = {
     "botocore": ("providers.aws",),
     "paramiko": ("providers.aws",),
     "apprise": ("notifying",),
-    "fcntl": ("providers.local", "updates", "identity"),
+    "fcntl": ("providers.local", "updates", "identity", "configurer.trace"),
     "ctypes": ("providers.local", "providers.aws.inside"),
 }
 LINUX_ONLY = {

@@ -296,9 +296,16 @@ def test_virtual_environment_in_the_project_is_no_input(project, monkeypatch):
 
 
 def test_what_the_folder_covers_is_not_traced_again(project):
-    covered = [("file", "recipes/web/deploy.py"), ("listing", "recipes/web"), ("listing", "recipes/web/files"),
-               ("absent", "recipes/web/x"), ("absent", "recipes/web/conftest_x.py")]  # fmt: skip
+    (project / "recipes/web/link").symlink_to("files/motd")
+    covered = [("file", "recipes/web/deploy.py"), ("type", "recipes/web/deploy.py"), ("link", "recipes/web/link")]
     assert trace(project, *covered) == {}
+
+
+def test_what_the_folder_does_not_cover_is_traced(project):
+    """Empty folders, and names of image tests, are nothing to who does not look."""
+    uncovered = [("listing", "recipes/web"), ("absent", "recipes/web/x"), ("type", "recipes/web/files"),
+                 ("mode", "recipes/web/deploy.py"), ("time", "recipes/web/deploy.py")]  # fmt: skip
+    assert len(trace(project, *uncovered)) == len(uncovered)
 
 
 def test_image_test_that_the_deploy_itself_reads_is_an_input(project):
