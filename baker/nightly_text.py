@@ -24,9 +24,11 @@ def describe_title(report: NightlyReport) -> str:
     """In one line, for a subject."""
     name = PurePath(report.project).name
     if report.outcome is NightOutcome.FAILED:
-        bad = [ended.result.recipe for ended in report.ended if ended.result.outcome is Outcome.FAILED]
+        bad = [ended.result for ended in report.ended if ended.is_bad]
+        failed = [result for result in bad if result.outcome is Outcome.FAILED] or bad
         steps = [failure.step for failure in report.failures]
-        return f"{name}: nightly failed: {', '.join(dict.fromkeys([*bad, *steps]))}"
+        what = dict.fromkeys([*(result.recipe for result in failed), *steps])
+        return f"{name}: nightly failed: {', '.join(what)}"
     if report.outcome is NightOutcome.INTERRUPTED:
         return f"{name}: nightly {report.broken_off}"
     done = [f"{len(report.baked)} baked"] if report.baked else []
@@ -90,7 +92,7 @@ def list_promotions(report: NightlyReport) -> Iterator[Line]:
         moved = promotion.standing is Standing.MOVED
         what = f"{promotion.held or 'nothing'} to {promotion.image}"
         why = what if moved else f"{promotion.image}: {'; '.join(promotion.why)}"
-        yield VERBS[promotion.standing], promotion.name, why
+        yield VERBS[promotion.standing], promotion.name, one_line(why)
 
 
 def list_removed(report: NightlyReport) -> Iterator[Line]:
@@ -109,10 +111,14 @@ def list_removed(report: NightlyReport) -> Iterator[Line]:
 
 def list_complaints(report: NightlyReport) -> Iterator[Line]:
     for failure in report.failures:
-        yield "failed", failure.step, failure.what + (f" {failure.hint}" if failure.hint else "")
-    yield from (("warning", "", warning) for warning in report.warnings)
+        yield "failed", failure.step, one_line(failure.what) + (f" {failure.hint}" if failure.hint else "")
+    yield from (("warning", "", one_line(warning)) for warning in report.warnings)
     if report.broken_off:
         yield "broken off", "", report.broken_off
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def show_day(moment: datetime) -> str:
