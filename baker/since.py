@@ -20,14 +20,14 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from baker.errors import HostError, UsageError
-from baker.fingerprint import LITTER
 from baker.model import Build, Recipe, Reference, TreeSource
+from baker.project_files import LISTINGS, TRACED_KINDS, is_litter
 from baker.settings import PROJECT_FILE, Settings, target_settings
 
 ADDED, REMOVED, CHANGED = "was added", "was removed", "changed"
+PATH_KINDS = {"recipe", "input", *TRACED_KINDS} - {"package", *LISTINGS}
 SHOWN_REASONS = 3
 FULL_HISTORY = "In CI, check out the full history (fetch-depth: 0, GIT_DEPTH: 0) and fetch the branch."
 
@@ -37,7 +37,7 @@ class Changes:
     """How the work tree, untracked files included, differs from where HEAD left ``ref``.
 
     Paths start at the project. ``paths`` says of every file that differs in which way (ADDED, REMOVED,
-    CHANGED); ``moved`` are the files and folders that are there only before or only after.
+    CHANGED); ``moved`` are the files and folders that are there, as such, only before or only after.
     """
 
     ref: str
@@ -66,23 +66,21 @@ class Selection:
         return [one.recipe for one in self.touched]
 
 
-class KnownBuilds(Protocol):
-    """What is asked of the catalog."""
-
-    def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
-        """Newest first."""
-
-
 def newest_builds(
-    recipes: Mapping[str, Recipe], known: KnownBuilds, archs: Callable[[Recipe, str], Sequence[str]]
+    recipes: Mapping[str, Recipe],
+    usable_builds: Callable[[str, str, str], Sequence[Build]],
+    archs: Callable[[Recipe, str], Sequence[str]],
 ) -> dict[str, list[Build]]:
-    """Each recipe's newest build of every target and architecture, wherever it lies."""
+    """Each recipe's newest build of every target and architecture.
+
+    ``usable_builds`` is the catalog's: what a build read counts also where it lies on another host.
+    """
     return {
         name: [
             build
             for target in recipe.targets
             for arch in archs(recipe, target)
-            for build in known.usable_builds(name, target, arch)[:1]
+            for build in usable_builds(name, target, arch)[:1]
         ]
         for name, recipe in recipes.items()
     }
@@ -100,11 +98,12 @@ def describe_touched(touched: Touched) -> str:
 def list_changes(project: Path, ref: str) -> Changes:
     """Raises UsageError outside a work tree, for an unknown commit, and where history is cut off."""
     base = _find_base(project, ref)
-    status = _split(
+    told = _split(
         _run_git(project, "diff", "--name-status", "-z", "--no-renames", "--relative", base, "--", ".")
     )
+    differing = list(zip(told[::2], told[1::2], strict=True))
     words = {"A": ADDED, "D": REMOVED}
-    paths = {path: words.get(letter, CHANGED) for letter, path in zip(status[::2], status[1::2], strict=True)}
+    paths = {path: words.get(letter, CHANGED) for letter, path in differing}
     for path in _split(_run_git(project, "ls-files", "--others", "--exclude-standard", "-z")):
         path = path.rstrip("/")  # a repository within this one is listed as a folder
         paths[path] = CHANGED if path in paths else ADDED
@@ -112,6 +111,9 @@ def list_changes(project: Path, ref: str) -> Changes:
     gone = {path for path, word in paths.items() if word == REMOVED}
     new = {path for path, word in paths.items() if word == ADDED}
     moved = _with_folders(before) ^ _with_folders((before - gone) | new)
+    moved |= {
+        path for letter, path in differing if letter == "T"
+    }  # a link where a file was, or the other way
     return Changes(ref=ref, base=base, paths=paths, moved=frozenset(moved))
 
 
@@ -227,10 +229,10 @@ def _judge(recipe: Recipe, builds: Sequence[Build], index: _Index, settings: Set
             yield f"what it reads cannot be told: {build.provenance.opaque}"
         for key in build.provenance.inputs:
             kind, _, path = key.partition(":")
-            if kind in ("recipe", "input", "file", "absent"):
-                yield from index.find_at(f"{folder}/{path}" if kind == "recipe" else path)
-            elif kind == "listing":
+            if kind in LISTINGS:
                 yield from index.find_listed(path)
+            elif kind in PATH_KINDS:
+                yield from index.find_at(f"{folder}/{path}" if kind == "recipe" else path)
 
 
 def _list_parents(recipe: Recipe, recipes: Mapping[str, Recipe]) -> list[str]:
@@ -264,12 +266,12 @@ class _Index:
         self._real: dict[str, str] = {}
         self._below: dict[str, list[str]] = {}
         for path in sorted(changes.paths):
-            if not _is_litter(path):
+            if not is_litter(path):
                 for folder in _list_above(path):
                     self._below.setdefault(folder, []).append(path)
         self._moved_in: dict[str, list[str]] = {}
         for path in sorted(changes.moved):
-            if not _is_litter(path):
+            if not is_litter(path):
                 self._moved_in.setdefault(os.path.dirname(path) or ".", []).append(path)
 
     def tell(self, path: str) -> str:
@@ -310,7 +312,7 @@ class _Index:
             names = path.split("/")
             beginnings = [names[:end] for end in range(len(names) + 1)]
             globs = (parts, [*real, *parts[len(literal) :]])
-            if not _is_litter(path) and any(_matches(names, glob) for names in beginnings for glob in globs):
+            if not is_litter(path) and any(_matches(names, glob) for names in beginnings for glob in globs):
                 yield self.tell(path)
 
     def _find_real(self, path: str) -> str:
@@ -330,10 +332,6 @@ class _Index:
 def _list_above(path: str) -> list[str]:
     parts = path.split("/")
     return ["/".join(parts[:end]) for end in range(1, len(parts))]
-
-
-def _is_litter(path: str) -> bool:
-    return any(LITTER.fullmatch(part) for part in path.split("/"))
 
 
 def _matches(names: Sequence[str], glob: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,7 +112,8 @@ def find_touched_since(
 
     assert kitchen.settings.project is not None
     changes = list_changes(kitchen.settings.project, since)
-    builds = newest_builds(recipes, kitchen.knowledge, archs_here(kitchen))
+    usable_builds = partial(kitchen.catalog.usable_builds, preview=kitchen.preview)
+    builds = newest_builds(recipes, usable_builds, archs_here(kitchen))
     selection = find_touched(changes, recipes, builds, kitchen.settings)
     for note in selection.notes:
         console.say(note)

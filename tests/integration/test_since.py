@@ -208,6 +208,24 @@ def test_link_that_leads_elsewhere_touches_who_read_through_it(project: Path) ->
     assert reasons(project, builds) == {"lone": ("current changed",)}
 
 
+def test_however_a_recipe_looked_at_a_path_it_counts(project: Path) -> None:
+    kinds = ("absent", "file", "input", "link", "mode", "size", "time", "type")
+    builds = {**BUILDS, "lone": [build_of("lone", "package:jinja2", "env:README.md", "data:README.md")]}
+    write(project, "README.md")
+    assert reasons(project, builds) == {}
+    for kind in kinds:
+        builds["lone"] = [build_of("lone", f"{kind}:README.md")]
+        assert reasons(project, builds) == {"lone": ("README.md changed",)}, kind
+
+
+@pytest.mark.parametrize("kind", ["listing", "entries"])
+def test_link_where_a_file_was_is_another_entry(project: Path, kind: str) -> None:
+    (project / "pages/a.txt").unlink()
+    (project / "pages/a.txt").symlink_to("../README.md")
+    builds = {**BUILDS, "web": [], "lone": [build_of("lone", f"{kind}:pages")]}
+    assert reasons(project, builds)["lone"] == ("pages/a.txt changed, and it lists pages",)
+
+
 def test_settings_of_the_project_touch_every_recipe(project: Path) -> None:
     write(project, "baker.toml", '[local]\nmemory = "1G"\n')
     touched = find(project)
@@ -302,11 +320,10 @@ def test_file_that_only_the_index_forgot_is_there(project: Path) -> None:
 
 
 def test_newest_build_of_every_target_and_architecture_is_asked_for(project: Path) -> None:
-    class Known:
-        def usable_builds(self, recipe: str, target: str, arch: str) -> list[Build]:
-            return [make_build(recipe, target, arch, id=f"{recipe}-{age}") for age in ("new", "old")]
+    def usable_builds(recipe: str, target: str, arch: str) -> list[Build]:
+        return [make_build(recipe, target, arch, id=f"{recipe}-{age}") for age in ("new", "old")]
 
-    found = newest_builds(load_recipes(project), Known(), lambda _recipe, _target: ("amd64", "arm64"))
+    found = newest_builds(load_recipes(project), usable_builds, lambda _recipe, _target: ("amd64", "arm64"))
     assert [(build.id, build.arch) for build in found["web"]] == [("web-new", "amd64"), ("web-new", "arm64")]
 
 
