@@ -111,9 +111,9 @@ plan = read("plan.json")
 done = {**read("bake.json"), **read("nightly.json")}
 images = [bake["image"] for bake in done.get("bakes", ()) if bake["outcome"] == "baked"]
 baked = list(dict.fromkeys(images))
-(out / "baked.json").write_text(json.dumps(baked))
+(out / "baked.json").write_text(json.dumps(baked) + "\n")
 changed = bool(baked) if done else plan.get("stale", False)
-(out / "changed").write_text(json.dumps(changed))
+(out / "changed").write_text(json.dumps(changed) + "\n")
 PY
 
 # A value may be anything but a line that was drawn this moment.

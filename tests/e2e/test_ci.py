@@ -142,7 +142,7 @@ def test_script_leaves_a_plan_as_files_in_any_ci(project: Project) -> None:
     summary = (out / "summary.md").read_text()
     assert summary.startswith("### baker plan: bake 1")
     assert summary in said
-    assert (out / "changed").read_text() == "true"
+    assert (out / "changed").read_text() == "true\n"
     assert git(project.folder, "status", "--porcelain") == ""
     # Nothing of an earlier run is taken for this one's.
     said = run_script(project, status=2, command="plan", recipes="nosuch", ephemeral="true")
@@ -150,7 +150,7 @@ def test_script_leaves_a_plan_as_files_in_any_ci(project: Project) -> None:
     assert sorted(path.name for path in out.iterdir()) == [
         *(".gitignore", "baked.json", "changed", "summary.md")
     ]
-    assert (out / "changed").read_text() == "false"
+    assert (out / "changed").read_text() == "false\n"
 
 
 def test_script_refuses_a_command_that_it_does_not_know(project: Project) -> None:
@@ -167,7 +167,7 @@ def test_script_fails_as_the_bake_does_and_says_why_in_the_summary(
     run_script(project, status=1, recipes="broken plain", ephemeral="true", jobs="2")
     out = project.folder / "baker-ci"
     assert json.loads((out / "baked.json").read_text()) == ["plain:1"]
-    assert (out / "changed").read_text() == "true"
+    assert (out / "changed").read_text() == "true\n"
     summary = (out / "summary.md").read_text()
     assert summary.startswith("### baker: 1 failed, 1 baked\n")
     assert "the <b>mirror</b> | is gone\n" in summary

@@ -11,6 +11,18 @@ from tests.lab import running_lab
 from tests.lab.bodies import Bodies
 
 TOLD = {
+    "ci.md": (
+        "templates/banner.j2 changed",
+        "exit code 3: something is to be baked",
+        "exit code 0: nothing is",
+        "web:pr-1 is web:2",
+        "### baker: 2 baked",
+        "You are on a web machine!",
+        "issued anew, not baked",
+        "nothing is left to do",
+        'true\n["mail:4", "web:4"]\n',
+        "number the versions from 1 again",
+    ),
     "writing-recipes.md": (
         "the image test does not know that heading",
         "hello converges",
