@@ -16,6 +16,7 @@ from baker.model import Artifact, Build, Image, ImageStatus, Manifest, Package, 
 from baker.providers.local.provider import LocalProvider
 from baker.rebuild import Fate, Restoration, rebuild_catalog
 from baker.sidecar import Issue, Sidecar, Unreadable
+from baker.sweep import image_labels
 from baker.teardown import Teardown
 from tests.e2e.project import Project, make_project
 from tests.factories import (
@@ -64,6 +65,7 @@ def bake(
     *,
     old: bool = False,
     packages: tuple[Package, ...] = (),
+    preview: str | None = None,
     **changes: Any,
 ) -> Image:
     """What a bake of this stack writes down; ``old``: as the first release did."""
@@ -80,7 +82,7 @@ def bake(
     build = make_build(
         recipe, arch=provider.arch, id=build.id, digest=digest, size_bytes=size, artifacts=(made,), **values
     )
-    return distribute(catalog, provider, build, stack, packages, old=old)
+    return distribute(catalog, provider, build, stack, packages, old=old, preview=preview)
 
 
 def distribute(
@@ -92,6 +94,7 @@ def distribute(
     *,
     old: bool = False,
     again: bool = False,
+    preview: str | None = None,
 ) -> Image:
     place = (build.target, build.arch)
     image = catalog.register(
@@ -101,9 +104,11 @@ def distribute(
         packages=() if again else packages,
         carry=[build.id] if again else [],
         wanted=[place],
+        preview=preview,
     )
-    wanted = {} if old else {"wanted": "/".join(place)}
-    labels = {"recipe": image.recipe, "version": str(image.version), "bake": build.id, **wanted}
+    labels = image_labels(image, build.id)
+    if old:
+        del labels["wanted"]
     artifacts = provider.distribute(build, labels, Teardown(build.id, None))
     if old:
         path = provider.store.artifacts / f"{build.artifacts[0].id.removeprefix('sha256:')}.json"
@@ -199,6 +204,23 @@ def test_build_that_was_issued_again_comes_back_in_both_versions(
         assert [image.version for image in images] == [3, 2, 1]
         assert images[0].builds == images[2].builds == (build,)
         assert catalog.usable_builds("web", "local", provider.arch)[0] == build
+
+
+def test_preview_comes_back_as_nobodys_latest(
+    new_url: Any, new_catalog_url: str, provider: LocalProvider
+) -> None:
+    with Catalog.open(new_catalog_url, actor="ann") as lost:
+        bake(lost, provider, "web", [put_layer(provider, "main")])
+        stack = [put_layer(provider, "branch")]
+        build = bake(lost, provider, "web", stack, preview="pr-1").builds[0]
+        bake(lost, provider, "web", [put_layer(provider, "other")], preview="pr-2")
+        distribute(lost, provider, build, stack, (), again=True)
+    with Catalog.open(new_url("sqlite"), actor="bob") as catalog:
+        rebuild(catalog, provider)
+        restored = [(image.version, image.preview) for image in catalog.images("web")]
+        assert restored == [(4, None), (3, "pr-2"), (2, "pr-1"), (1, None)]
+        assert catalog.resolve(Reference.parse("web")).version == 4
+        assert catalog.resolve(Reference.parse("web"), preview="pr-2").version == 3
 
 
 def test_older_artifacts_restore_what_they_carry(

@@ -497,6 +497,44 @@ def test_build_that_is_issued_anew_is_verified_if_its_tests_changed():
     assert tell_kinds(world, "web") == ["web bake reissue image-tests-changed changed"]
 
 
+def move_to_previews(world, *names):
+    """As if what was baked of them was baked for a preview that is not planned for."""
+    for name in names:
+        world.previews[name, "local", "amd64"] = world.builds.pop((name, "local", "amd64"))
+
+
+def test_build_of_a_preview_is_issued_again_and_children_start_from_it():
+    world = make_world().bake("base", "web", "app")
+    move_to_previews(world, "base", "web")
+    [base, web, app] = make_plan(world.recipes, world, archs=find_archs(ARCHS))
+    for entry in (base, web):
+        assert [reason.kind for reason in entry.reasons] == ["reissue"]
+        assert "those of a preview's build" in entry.reasons[0].detail
+        assert entry.build is world.previews[entry.recipe, "local", "amd64"][0]
+    assert app.action == "skip"
+
+
+def test_build_of_a_preview_that_does_not_fit_says_nothing_about_why_a_recipe_is_baked():
+    world = make_world().bake("base")
+    move_to_previews(world, "base")
+    world.files["base"] = "v2"
+    assert tell(world, "base") == [f"base bake {NEVER}"]
+    world.bake("base")
+    world.files["base"] = "v3"
+    assert tell(world, "base") == ["base bake changed: deploy.py changed"]
+    world.files["base"] = "v1"
+    assert tell_kinds(world, "base") == ["base bake reissue changed"]
+
+
+def test_previews_are_not_asked_for_where_nothing_is_to_be_done():
+    class Incurious(World):
+        def preview_builds(self, recipe, target, arch):
+            raise AssertionError((recipe, target, arch))
+
+    world = Incurious().add(make_recipe("base")).bake("base")
+    assert tell(world) == [f"base skip {UNCHANGED}"]
+
+
 @pytest.mark.parametrize("tests", [{}, {"test:test_image.py": "v1"}], ids=["none", "one"])
 def test_build_of_an_older_baker_is_verified_if_there_are_tests(tests):
     world = make_tested_world()

@@ -162,6 +162,40 @@ def test_revoked_version_is_not_kept_for_roll_back():
     assert list_going(evidence, {"keep_last": 1}) == ["web:3", "web:1"]
 
 
+def test_preview_that_no_channel_holds_goes_whatever_the_rules_say():
+    images = (
+        *FIVE,
+        make_stored(6, preview="pr-1", age=1, labels={"keep": "yes"}),
+        make_stored(7, preview="pr-2"),
+    )
+    evidence = make_evidence(*images, channels={("web", 7): ("pr-2",)})
+    table = {"keep_last": 5, "keep_younger": "30d", "keep_labels": ["keep"]}
+    assert list_going(evidence, table) == list_going(evidence, {}) == ["web:6"]
+    assert explain(evidence, table, "web:6") == "baked for the preview pr-1, which holds it no more"
+    assert explain(evidence, table, "web:7") == "channel pr-2"
+
+
+def test_previews_take_no_ordinary_images_place_among_the_newest():
+    evidence = make_evidence(*FIVE, make_stored(6, preview="pr-1"), make_stored(7, preview="pr-1"))
+    assert list_going(evidence, {"keep_last": 3}) == ["web:7", "web:6", "web:2", "web:1"]
+
+
+def test_fresh_preview_waits_a_day_for_its_channel_unless_that_has_moved_past_it():
+    fresh = [make_stored(version, preview="pr-1", age=0) for version in (6, 7, 8)]
+    evidence = make_evidence(*fresh, previews={("web", "pr-1"): 7})
+    assert list_going(evidence, {}) == ["web:7", "web:6"]
+    assert explain(evidence, {}, "web:8") == "just baked for the preview pr-1"
+    assert list_going(replace(evidence, now=NOON + DAY), {}) == ["web:8", "web:7", "web:6"]
+
+
+def test_preview_goes_where_an_ordinary_image_has_the_build_that_others_are_built_upon():
+    base = [make_stored(1, "base", builds=["b"], preview="pr-1"), make_stored(2, "base", builds=["b"])]
+    again = [make_stored(3, "base", builds=["b"], preview="pr-2")]
+    evidence = make_evidence(*base, *again, make_stored(1), parents={"web-1": "b"})
+    assert list_going(evidence, {}) == ["base:3", "base:1"]
+    assert list_going(replace(evidence, images=(*base[:1], make_stored(1))), {}) == []
+
+
 def test_leases_hold_until_they_end():
     leases = (
         make_lease(1),
@@ -271,10 +305,11 @@ def worlds(draw):
                     status=draw(st.sampled_from([s for s in ImageStatus if s != ImageStatus.DELETED])),
                     builds=held,
                     labels=draw(st.sampled_from([{}, {"keep": "yes"}])),
+                    preview=draw(st.sampled_from([None, None, "pr-1"])),
                 )
             )
     keys = [image.key for image in images]
-    usable = [image.key for image in images if image.status in USABLE]
+    usable = [image.key for image in images if image.status in USABLE and image.preview is None]
     channels = dict.fromkeys(draw(st.lists(st.sampled_from(keys), max_size=2)), ("prod",))
     for recipe in RECIPES:
         if newest := max((key for key in usable if key[0] == recipe), default=None):
@@ -287,6 +322,9 @@ def worlds(draw):
         parents=parents,
         channels=channels,
         moves={(recipe, "prod"): draw(st.lists(st.integers(1, 5), max_size=5)) for recipe in RECIPES},
+        previews={
+            (recipe, "pr-1"): draw(st.integers(1, 5)) for recipe in draw(st.sets(st.sampled_from(RECIPES)))
+        },
         leases=[make_lease(version, recipe, expires=draw(ends)) for recipe, version in leased],
         bakes=[
             RunningBake(id="new", recipe=draw(st.sampled_from(RECIPES)), uses=(build,))
