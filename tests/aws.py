@@ -14,7 +14,7 @@ from typing import Any
 from botocore import session as core
 from botocore.loaders import create_loader
 
-from baker import identity
+from baker import identity, time_limits
 from baker.model import AmiSource, Artifact, Build, LedgerEntry, Recipe, Resource
 from baker.providers.aws import machine, network, parameters, session, waiting
 from baker.providers.aws.machine import AwsMachine
@@ -108,6 +108,7 @@ def quick_waits() -> Iterator[None]:
         (machine, "LOOK_SECONDS", 0.2),
         (machine, "LOGIN_SECONDS", 0.3),
         (parameters, "VALID_SECONDS", 0.2),
+        (time_limits, "FIRST_PAUSE_SECONDS", 0.05),
     ]
     known = [(module, name, getattr(module, name)) for module, name, _ in numbers]
     for pace, _, _ in paces:

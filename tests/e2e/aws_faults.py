@@ -87,6 +87,8 @@ def list_spots(calls: Sequence[Call]) -> list[Spot]:
 def strike(spot: Spot, fault: str, template: Path) -> Cell:
     """A bake with one fault, then one sweep; and what is there afterwards."""
     with running_site(template) as site:
+        site.retries = 0  # what one try leaves is looked at
+        site.configure()
         bakers: list[Running] = []
 
         def kill() -> None:

@@ -74,13 +74,15 @@ class Running:
 
 @dataclass(kw_only=True)
 class Site:
-    """A project and a BAKER_HOME for a lab. ``attempts`` of a call, before baker gives it up."""
+    """A project and a BAKER_HOME for a lab. ``attempts`` of a call, before baker gives it up; ``retries`` of
+    a bake, once it is configured."""
 
     lab: Lab
     folder: Path
     home: Path
     variables: dict[str, str] = field(default_factory=dict)
     attempts: int | None = None
+    retries: int | None = None
 
     @property
     def environment(self) -> dict[str, str]:
@@ -103,7 +105,8 @@ class Site:
         """What [aws] of baker.toml has besides what leads to the lab."""
         chosen: dict[str, Any] = {"regions": [COPY_REGION], **SETTINGS, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in chosen.items() if value is not None]
-        self.write("baker.toml", self.lab.settings + "\n".join(lines) + "\n")
+        tries = "" if self.retries is None else f"[bake]\nretries = {self.retries}\n"
+        self.write("baker.toml", self.lab.settings + "\n".join(lines) + "\n" + tries)
 
     def start(self, *arguments: str) -> Running:
         streams = [Path(tempfile.mkstemp(dir=self.folder.parent)[1]) for _ in range(2)]

@@ -93,7 +93,7 @@ def test_bake_whose_spot_instance_is_reclaimed_starts_over_on_demand(site: Site)
 
     answer_with(site, reclaim)
     done = site.run("bake")
-    assert "Starting over, once" in done.said
+    assert "trying again in 0 s, 1 of 2" in done.said
     assert reclaimed[0] in done.said
     markets = ["InstanceMarketOptions" in call for call in calls_of(site.lab, "RunInstances")]
     assert markets == [True, False, False], "once again on demand, and so the instance for image tests"

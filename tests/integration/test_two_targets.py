@@ -124,6 +124,7 @@ class Site:
             show=self.said.append,
             interruption=Interruption(),
             targets=targets,
+            choose_pause=lambda _tries: 0.0,
         )
 
     def bake(self, catalog: Catalog, *names: str, targets: Sequence[str] | None = None) -> list[BakeResult]:
@@ -243,22 +244,23 @@ def test_build_that_came_out_unchanged_after_all_joins_what_the_other_target_beg
     assert site.plan(catalog) == NOTHING
 
 
-def test_machine_that_is_reclaimed_is_made_once_more_and_nothing_of_the_first_stays(
+def test_machine_that_is_reclaimed_is_made_again_and_nothing_of_the_first_stays(
     site: Site, catalog: Catalog
 ) -> None:
     site.second.reclaims_at = ["capture"]
     assert tell(site.bake(catalog, "base", targets=["aws"])) == ["base aws baked base:1"]
     assert site.second.launched == ["base", "base"]
     notes = [event.text for event in site.said if isinstance(event, Note)]
-    assert notes == ["base: the spot instance i-1 was reclaimed. Starting over, once"]
+    assert notes == ["base: the spot instance i-1 was reclaimed; trying again in 0 s, 1 of 2"]
     assert len(list(site.second.store.artifacts.glob("*.json"))) == 1
     assert catalog.open_entries() == []
 
-    site.second.reclaims_at = ["capture", "capture"]
+    site.second.reclaims_at = ["capture"] * 3
     site.change("base", "'/srv/other'")
     (failed,) = site.bake(catalog, "base", targets=["aws"])
     assert (failed.outcome, failed.error) == (Outcome.FAILED, "the spot instance i-1 was reclaimed")
-    assert site.second.launched == ["base"] * 4
+    assert failed.attempts == 3
+    assert site.second.launched == ["base"] * 5
     assert catalog.open_entries() == []
 
 
