@@ -206,7 +206,8 @@ def test_packages_that_break_off_are_fetched_by_the_next_bake(tmp_path: Path, sh
     with serving_mirror(shared_home) as mirror:
         project.write(
             "baker.toml",
-            f'[local]\nmirror = "{mirror}/debian"\nsecurity_mirror = "{mirror}/debian-security"\n',
+            f'[local]\nmirror = "{mirror}/debian"\nsecurity_mirror = "{mirror}/debian-security"\n'
+            "[bake]\nretries = 0\n",
         )
         Mirror.cut = "base-passwd_"
         (bake,) = project.bake("slow", status=1)
