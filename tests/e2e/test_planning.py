@@ -63,7 +63,7 @@ def test_interrupted_run_goes_on_with_what_was_asked_for(project: Project) -> No
     assert "leave out the rest" in said
     ended = {one["recipe"]: one["outcome"] for one in project.bake("--resume")}
     assert ended == {"base": "unchanged", "web": "baked"}, "base was baked before the interruption"
-    assert project.json("image", "show", "base")["image"] == "base:2"
+    assert project.json("image", "show", "base")["reference"] == "base:2"
     assert project.json("plan", "--set", "colour=blue")["stale"] is False
     assert "there is nothing to resume" in project.run("bake", "--resume", status=2).stderr
 
