@@ -28,17 +28,18 @@ ORDER = (Outcome.FAILED, Outcome.BLOCKED, Outcome.BAKED, Outcome.UNCHANGED)
 
 
 def markdown_run(ended: Sequence[BakeEnded], *, plan: Sequence[PlanEntry] = (), limit: int = LIMIT) -> str:
-    """What was done and why, and what is different inside; failures first.
+    """What was done and why, and what is different inside; failures first, and of each recipe what came last.
 
     ``plan`` is what was carried out: it knows which package updates are for security.
     """
-    ordered = sorted(ended, key=lambda one: ORDER.index(one.result.outcome))
+    last = {(one.result.recipe, one.result.target, one.result.arch): one for one in ended}
+    ordered = sorted(last.values(), key=lambda one: ORDER.index(one.result.outcome))
     acted = [one for one in ordered if _did_something(one.result)]
     unchanged = [one.result for one in ordered if not _did_something(one.result)]
     security = {
         (update.name, update.candidate) for entry in plan for update in entry.updates if update.security
     }
-    numbers = {outcome: sum(one.result.outcome is outcome for one in ended) for outcome in ORDER}
+    numbers = {outcome: sum(one.result.outcome is outcome for one in ordered) for outcome in ORDER}
     same = [f"{escape(str(result.image))}: {escape(result.reason)}" for result in unchanged]
     return _assemble(
         "### baker: "

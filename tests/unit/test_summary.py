@@ -201,6 +201,13 @@ def test_summary_of_a_thousand_bakes_fits_into_a_comment_and_counts_what_it_leav
     assert text.count("<details>") == text.count("</details>") > 10
 
 
+def test_bake_that_came_out_unchanged_and_joined_its_sibling_later_is_told_once() -> None:
+    unchanged = make_result(outcome=Outcome.UNCHANGED, bake=None, reason="nothing moved")
+    text = markdown_run([BakeEnded(result=unchanged), make_ended()])
+    assert text.startswith("### baker: 1 baked\n")
+    assert "unchanged" not in text
+
+
 def test_run_of_nothing_says_so() -> None:
     assert markdown_run([]) == "### baker: nothing to do\n"
     assert set(ORDER) == set(Outcome)
