@@ -254,11 +254,13 @@ def test_init_writes_a_valid_project_whose_ci_runs_commands_that_there_are(proje
     assert new.run("validate").stdout == "1 recipes are valid\n"
     [job] = yaml.safe_load((new.folder / ".github/workflows/images.yml").read_text())["jobs"].values()
     scripts = [step["run"] for step in job["steps"] if "run" in step][1:]
-    commands = [re.search(r"\bbaker(?:\)\")? (\w+)$", script.strip()) for script in scripts]
-    for command in commands:
-        assert command is not None
-        new.run(command[1], "--help")
-    assert [command[1] for command in commands if command] == ["validate", "plan", "bake"]
+    found = [re.search(r"\bbaker(?:\)\")? (\w.*)$", script.strip()) for script in scripts]
+    commands = [command[1].split() for command in found if command]
+    assert commands == [["validate"], ["plan", "--ephemeral"], ["bake", "--ephemeral"]]
+    new.environ["CI"] = "true"
+    new.run(*commands[0])
+    new.run(*commands[1])
+    new.run(*commands[2], "--help")
 
 
 # --- the guide ---------------------------------------------------------------------------------------------
