@@ -7,8 +7,9 @@ hosts.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -202,7 +203,15 @@ class Night:
             self.kitchen.interruption.check()  # breaking off makes other things fail
             self.fail(name, error)
         except Exception as fault:
-            self.fail(name, BakerError(f"a fault of baker: {type(fault).__name__}: {fault}"))
+            self.fail(name, self.explain_fault(fault))
+
+    def explain_fault(self, fault: Exception) -> BakerError:
+        log = self.kitchen.settings.home / "logs" / f"{self.run}.log"
+        with suppress(OSError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text("".join(traceback.format_exception(fault)))
+        what = f"a fault of baker: {type(fault).__name__}: {fault}"
+        return BakerError(what, hint=f"Please report it, with {log}.")
 
     def fail(self, step: str, error: BakerError | OSError) -> None:
         hint = error.hint if isinstance(error, BakerError) else None

@@ -43,6 +43,22 @@ TOLD = {
         "hello:2          restored",
         "<h1>Welcome</h1>",
     ),
+    "nightly.md": (
+        "nightly done: 2 baked, 2 promoted",
+        "tool:1: dev held it for",
+        "images: nightly done (",
+        "package outdated: greeter 1.0 -> 1.1",
+        "greeter 1.0 to 1.1\n",
+        "tool:1 to tool:2",
+        "hello from 1.1",
+        "images: nightly failed: base",
+        "exit code 1",
+        "recovered  base:1",
+        "TOLD: images: nightly recovered",
+        "PINGED: /my-check/fail",
+        "OnCalendar=03:00",
+        "removed ",
+    ),
 }
 
 
