@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -10,14 +11,20 @@ from sqlalchemy import update
 
 from baker.catalog import Catalog, schema
 from baker.errors import BadReference, CatalogError, CloudError, ConflictError, UsageError
+from baker.execution import execute_plan, plan_bakes
+from baker.fingerprint import fingerprint
 from baker.gates import Gate
+from baker.interrupt import Interruption
+from baker.kitchen import Kitchen
 from baker.lifecycle import describe_promotion, describe_roll_back
 from baker.model import BakeResult, Outcome, Reference
 from baker.previews import collect_expired, move_preview, require_preview_channel
 from baker.prune import delete_images, plan_prune
+from baker.recipes import load_recipes
 from baker.retention import Retention
+from baker.settings import load_settings
 from tests.conftest import require_root
-from tests.factories import make_artifact, make_build, make_image
+from tests.factories import make_artifact, make_build, make_image, make_provenance
 from tests.stores import make_store, store_image
 
 LOCAL, AWS = ("local", "amd64"), ("aws", "amd64")
@@ -407,7 +414,7 @@ def test_run_that_finds_its_channel_expired_begins_it_again(catalog):
     assert catalog.resolve(Reference.parse("web:pr-1")).version == 1
 
 
-# --- pruning ------------------------------------------------------------------------------------------------
+# --- planning and baking ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -419,6 +426,77 @@ def home(tmp_path):
 @pytest.fixture
 def provider(home):
     return make_store(home)
+
+
+@pytest.fixture
+def kitchen(tmp_path, provider, home):
+    """Its catalog holds base:1 and, upon it, web:1 that was baked for pr-1 from what the recipe is now."""
+    project = tmp_path / "project"
+    for name, source in (("base", "debian:trixie"), ("web", "base")):
+        (project / "recipes" / name).mkdir(parents=True)
+        (project / "recipes" / name / "recipe.toml").write_text(f'from = "{source}"\n')
+        (project / "recipes" / name / "deploy.py").touch()
+    (project / "baker.toml").touch()
+    with Catalog.open(f"sqlite:///{tmp_path}/catalog.db", actor="ann") as catalog:
+        opened = Kitchen(
+            catalog=catalog,
+            providers={"local": provider},
+            settings=load_settings(project, {"BAKER_HOME": str(home)}),
+            environ={},
+            show=lambda _: None,
+            interruption=Interruption(),
+        )
+        base = store_image(catalog, provider, "base").builds[0]
+        recipe = load_recipes(project)["web"]
+        source = opened.knowledge.resolve(recipe, "local", provider.arch, base)
+        inputs = opened.knowledge.static_inputs(recipe, "local", provider.arch, source)
+        made = make_provenance(inputs=inputs, parent_build=base.id)
+        known = {"provenance": made, "fingerprint": fingerprint(inputs), "image_tests": {}}
+        store_image(catalog, provider, upon="base:1", preview="pr-1", **known)
+        yield opened
+
+
+def plan(kitchen):
+    (entry,) = plan_bakes(load_recipes(kitchen.settings.project), kitchen, selected=["web"])
+    return entry
+
+
+def bake(kitchen):
+    recipes = load_recipes(kitchen.settings.project)
+    (result,) = execute_plan(recipes, [plan(kitchen)], kitchen)
+    return result
+
+
+def test_merged_preview_is_issued_again_and_the_preview_stays_what_it_is(kitchen):
+    preview = replace(kitchen, preview="pr-1")
+    assert (plan(preview).action, bake(preview).image) == ("skip", "web:1")
+    assert [reason.kind for reason in plan(kitchen).reasons] == ["reissue"]
+    result = bake(kitchen)
+    assert (result.outcome, result.image, "configure" in result.stages) == ("baked", "web:2", False)
+    assert find_latest(kitchen.catalog) == 2
+    assert kitchen.catalog.image("web", 2).builds == kitchen.catalog.image("web", 1).builds
+    assert (plan(kitchen).action, bake(kitchen).image) == ("skip", "web:2")
+    assert (plan(preview).action, bake(preview).image) == ("skip", "web:1")
+
+
+def test_another_preview_issues_the_build_again_for_itself_alone(kitchen):
+    other = replace(kitchen, preview="pr-2")
+    assert bake(other).image == "web:2"
+    assert kitchen.catalog.image("web", 2).preview == "pr-2"
+    assert plan(other).action == "skip"
+    with pytest.raises(BadReference, match="has no complete version"):
+        find_latest(kitchen.catalog)
+
+
+def test_children_are_planned_upon_their_parents_image_of_the_same_preview(kitchen):
+    preview = replace(kitchen, preview="pr-1")
+    store_image(kitchen.catalog, kitchen.providers["local"], "base", preview="pr-1")
+    assert [reason.kind for reason in plan(preview).reasons] == ["source-moved"]
+    assert plan(replace(kitchen, preview="pr-2")).reasons[0].kind == "reissue"
+    assert plan(kitchen).reasons[0].kind == "reissue"
+
+
+# --- pruning ------------------------------------------------------------------------------------------------
 
 
 def prune(catalog, provider, home):
