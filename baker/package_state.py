@@ -45,10 +45,12 @@ class PackageUpdate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Simulated:
-    """What ``apt-get -s`` says that it would do. ``unneeded`` are packages that nothing needs any more."""
+    """What ``apt-get -s`` says that it would do. Nothing needs ``unneeded`` packages any more; ``kept`` ones
+    are left as they are although there are newer ones."""
 
     changes: tuple[PackageUpdate, ...] = ()
     unneeded: frozenset[str] = frozenset()
+    kept: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -168,6 +170,7 @@ def find_own(before: Mapping[str, str], after: Mapping[str, str], asked: Asked) 
 INSTALLS = re.compile(r"^Inst (\S+) (?:\[([^\]]*)\] )?\((\S+) (.*?)\s*\[([^\]]+)\]\)", re.MULTILINE)
 REMOVES = re.compile(r"^(?:Remv|Purg) (\S+) \[([^\]]*)\]", re.MULTILINE)
 UNNEEDED = re.compile(r"automatically installed and (?:is|are) no longer required:\n((?:  .*\n)+)")
+KEPT = re.compile(r"^The following packages have been kept back:\n((?:  .*\n)+)", re.MULTILINE)
 SECURITY = re.compile(r"-security\b|\bDebian-Security:", re.IGNORECASE)
 
 
@@ -187,8 +190,11 @@ def parse_simulation(printed: str) -> Simulated:
     for name, installed in REMOVES.findall(printed):
         short, _, arch = name.partition(":")
         changes.append(PackageUpdate(name=short, arch=arch, installed=installed, candidate=None))
-    unneeded = {word for block in UNNEEDED.findall(printed) for word in block.split()}
-    return Simulated(changes=tuple(changes), unneeded=frozenset(unneeded))
+    unneeded, kept = (
+        frozenset(word for block in pattern.findall(printed) for word in block.split())
+        for pattern in (UNNEEDED, KEPT)
+    )
+    return Simulated(changes=tuple(changes), unneeded=unneeded, kept=kept)
 
 
 def parse_options(dumped: str) -> tuple[tuple[str, str], ...]:

@@ -23,7 +23,7 @@ def measure(folder: Path) -> list[Compared]:
         project = make_project(folder / "project", home)
         project.environ["BAKER_CATALOG"] = f"sqlite:///{folder}/catalog.db"
         write_project(project, [key], SCENARIOS)
-        project.bake()
+        project.bake("--jobs", "2")
         stale = [entry["recipe"] for entry in project.json("plan")["recipes"] if entry["action"] != "skip"]
         assert stale == [], f"stale right after the bake: {stale}"
         publish_newer(project, [key])

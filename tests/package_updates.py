@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,23 +154,33 @@ def list_packages(project: Project, reference: str) -> dict[str, str]:
 
 
 def compare(project: Project, scenarios: Sequence[Scenario]) -> list[Compared]:
-    """What is foretold of each recipe alone, and what happens. Children first: their parents stay."""
-    compared = []
-    for scenario in sorted(scenarios, key=lambda each: each.source != "root"):
-        (entry,) = [e for e in project.json("plan", scenario.name)["recipes"] if e["recipe"] == scenario.name]
-        foretold = {(update["package"], update["from"], update["to"]) for update in entry["updates"]}
-        before = list_packages(project, scenario.name)
-        project.bake(scenario.name, "--force")
-        after = list_packages(project, scenario.name)
-        happened = {
-            (name, before.get(name), after.get(name))
-            for name in before.keys() | after.keys()
-            if before.get(name) != after.get(name)
-        }
-        compared.append(
-            Compared(scenario=scenario, foretold=frozenset(foretold), happened=frozenset(happened))
+    """What is foretold of each recipe, and what happens. Children first: their parents stay as they are."""
+    children = [scenario for scenario in scenarios if scenario.source == "root"]
+    roots = [scenario for scenario in scenarios if scenario.source != "root"]
+    return [compared for group in (children, roots) for compared in compare_group(project, group)]
+
+
+def compare_group(project: Project, scenarios: Sequence[Scenario]) -> list[Compared]:
+    names = [scenario.name for scenario in scenarios]
+    foretold = {
+        entry["recipe"]: {(update["package"], update["from"], update["to"]) for update in entry["updates"]}
+        for entry in project.json("plan", *names)["recipes"]
+    }
+    before = {name: list_packages(project, name) for name in names}
+    project.bake(*names, "--force", "--jobs", "2")
+    return [
+        Compared(
+            scenario=scenario,
+            foretold=frozenset(foretold[scenario.name]),
+            happened=frozenset(diff(before[scenario.name], list_packages(project, scenario.name))),
         )
-    return compared
+        for scenario in scenarios
+    ]
+
+
+def diff(before: Mapping[str, str], after: Mapping[str, str]) -> set[Change]:
+    names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return {(name, before.get(name), after.get(name)) for name in names}
 
 
 @contextmanager

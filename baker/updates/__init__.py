@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from baker.errors import CommandFailed
 from baker.package_state import NEWEST_SEEN, PackageUpdate, decode_state
-from baker.updates.indexes import Fetching, Indexes
+from baker.updates.indexes import Fetching, Indexes, write_json
 from baker.updates.simulation import find_updates
 from baker.updates.sources import read_sources
 
@@ -46,6 +46,7 @@ class AptUpdates:
         shared = (home / NEWEST_SEEN).parent
         own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "baker", "updates")
         self._folder = shared if _may_write(shared) else own
+        self._versions: dict[tuple[str, str], Mapping[str, str]] = {}
         self._fetching = Fetching(offline=offline, since=clock() if refresh else 0.0, clock=clock)
 
     def outdated(
@@ -79,18 +80,34 @@ class AptUpdates:
             why = missed or "their indexes were never fetched, and --offline forbids it"
             return (), f"which packages are outdated cannot be told: {why}"
         if memo["lists"] != lists:
-            state = decode_state(load() or b"")
             try:
-                found = find_updates(state, indexes.folder)
+                memo = {**memo, "lists": lists, **self._look(memo, lists, indexes, load)}
             except CommandFailed as error:
                 return (), f"which packages are outdated cannot be told: {error}"
-            memo = {**memo, "lists": lists, "updates": [asdict(update) for update in found]}
             self._remember(build, memo)
         updates = tuple(PackageUpdate(**row) for row in memo["updates"])
         notes = [f"package indexes could not be fetched: {missed}"] if missed else []
         if memo["refused"]:
             notes.append(f"not looked at for package updates: {', '.join(memo['refused'])}")
         return updates, "; ".join(notes) or None
+
+    def _look(
+        self, memo: Mapping[str, Any], lists: str, indexes: Indexes, load: Callable[[], bytes | None]
+    ) -> dict[str, Any]:
+        """What is to be remembered of newer indexes. Mostly they have nothing of the packages that count."""
+        key = memo["set"], lists
+        if key not in self._versions:
+            self._versions = {key: indexes.versions()}  # one: they are large
+        versions = self._versions.get(key) or indexes.versions()
+        if memo["settled"] and memo["versions"] == _digest(memo["names"], versions):
+            return {}
+        found = find_updates(decode_state(load() or b""), indexes.folder)
+        return {
+            "updates": [asdict(update) for update in found.updates],
+            "names": sorted(found.names),
+            "settled": found.settled,
+            "versions": _digest(found.names, versions),
+        }
 
     def _begin(self, content: bytes | None, folders: Mapping[str, Path]) -> dict[str, Any]:
         """What is to be remembered of a build that was not looked at before. Raises ValueError."""
@@ -101,6 +118,7 @@ class AptUpdates:
             "refused": [],
             "lists": None,
             "updates": [],
+            "settled": False,
         }
         if not state.own and not state.from_archive and state.upgrade is None:
             return memo
@@ -135,9 +153,7 @@ class AptUpdates:
     def _remember(self, build: str, memo: Mapping[str, Any]) -> None:
         path = self._memo_path(build)
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
-        new.write_text(json.dumps({"format": FORMAT, **memo}))
-        new.replace(path)
+        write_json(path, {"format": FORMAT, **memo})
 
     def _forget_old(self) -> None:
         """What has not been of use for a month."""
@@ -152,6 +168,11 @@ class AptUpdates:
 
 def _name(folders: Mapping[str, Path]) -> dict[str, str]:
     return {path: str(folder) for path, folder in sorted(folders.items())}
+
+
+def _digest(names: Iterable[str], versions: Mapping[str, str]) -> str:
+    """Moves whenever there is another version of one of these packages."""
+    return hashlib.sha256(repr([(name, versions.get(name)) for name in sorted(names)]).encode()).hexdigest()
 
 
 def _may_write(folder: Path) -> bool:

@@ -8,11 +8,13 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from baker.errors import CommandFailed
 from baker.updates.apt import base_options, run_apt
@@ -73,8 +75,9 @@ class Indexes:
                 for folder in entry.folders
             }
             remote = any(not uri.startswith("file:") for entry in sources.entries for uri in entry.uris)
-            self._write_folders(
-                {"releases": releases, "remote": remote, "architectures": sources.architectures}
+            write_json(
+                self._folders,
+                {"releases": releases, "remote": remote, "architectures": sources.architectures},
             )
 
     def refresh(self, fetching: Fetching, proxy: str | None = None) -> str | None:
@@ -97,6 +100,29 @@ class Indexes:
                 status = entry.stat()  # follows a link: apt makes one to what lies in a folder of this host
                 found.append((entry.name, status.st_mtime_ns, status.st_size))
         return hashlib.sha256(repr(sorted(found)).encode()).hexdigest()[:24]
+
+    def versions(self) -> Mapping[str, str]:
+        """All versions that there are of each package, as one text. Remembered until an index changes."""
+        path, state = self.folder / "versions.json", self.state()
+        with contextlib.suppress(OSError, ValueError):
+            known: dict[str, Any] = json.loads(path.read_bytes())
+            if known["state"] == state:
+                return cast(Mapping[str, str], known["versions"])
+        found: dict[str, list[str]] = {}
+        names = [str(each) for each in self.lists.glob("*_Packages*")]
+        lines = subprocess.run(
+            ["grep", "-hE", "^(Package|Version): ", *sorted(names)], env={"LC_ALL": "C"}, capture_output=True
+        ).stdout.decode(errors="replace")
+        package = ""
+        for line in lines.splitlines():
+            field, _, value = line.partition(": ")
+            if field == "Package":
+                package = value
+            else:
+                found.setdefault(package, []).append(value)
+        versions = {name: " ".join(sorted(values)) for name, values in found.items()}
+        write_json(path, {"state": state, "versions": versions})
+        return versions
 
     def is_empty(self) -> bool:
         return not any(self.lists.glob("*_Packages*"))
@@ -146,14 +172,9 @@ class Indexes:
         except CommandFailed as error:
             fetching.told[self.folder.name] = error.stderr_tail
         else:
-            self._write_folders({**known, "seen": seen})
+            write_json(self._folders, {**known, "seen": seen})
         if self.state() != before:
             self._changed.touch()
-
-    def _write_folders(self, value: dict[str, object]) -> None:
-        new = self._folders.with_suffix(f".{os.getpid()}.{threading.get_native_id()}")
-        new.write_text(json.dumps(value, sort_keys=True))
-        new.replace(self._folders)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -161,6 +182,13 @@ class Indexes:
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def write_json(path: Path, value: object) -> None:
+    """All of it or nothing."""
+    new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_native_id()}")
+    new.write_text(json.dumps(value, sort_keys=True))
+    new.replace(path)
 
 
 def _file_name(uri: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from baker.package_state import (
@@ -22,8 +23,22 @@ PINNED = 1001
 """Above 1000: apt keeps to that version, whatever is newer."""
 
 
-def find_updates(state: PackageState, folder: Path) -> tuple[PackageUpdate, ...]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """``names`` are the packages that a bake anew would bring as new as there are. ``settled``: nothing newer
+    is there for any of them, so nothing can change before one of them has another version."""
+
+    updates: tuple[PackageUpdate, ...]
+    names: frozenset[str]
+    settled: bool
+
+
+def find_updates(state: PackageState, folder: Path) -> Found:
     """``folder`` is that of the indexes. Raises CommandFailed where apt cannot make out what to do."""
+    installed = dict(list_installed(state.files[STATUS].decode(errors="replace")))
+    names = state.own
+    if state.from_archive or state.upgrade:
+        names = frozenset(name.partition(":")[0] for name in installed)
     with tempfile.TemporaryDirectory() as name:
         options = _prepare(state, folder, Path(name))
 
@@ -31,18 +46,20 @@ def find_updates(state: PackageState, folder: Path) -> tuple[PackageUpdate, ...]
             return parse_simulation(run_apt(["--simulate", *arguments], options))
 
         newest = simulate("dist-upgrade")
-        if state.from_archive or state.upgrade == "dist-upgrade":
-            return _judge(state, [newest])
-        found = []
-        if state.upgrade and newest.changes:
-            found.append(simulate(state.upgrade))
-        outdated = {change.name for change in newest.changes if change.installed} & state.own - state.stuck
-        if outdated:
-            found.append(simulate("install", "--only-upgrade", *sorted(outdated)))
-        return _judge(state, found)
+        found = [newest]
+        if not state.from_archive and state.upgrade != "dist-upgrade":
+            found = [simulate(state.upgrade)] if state.upgrade and newest.changes else []
+            newer = {change.name for change in newest.changes if change.installed}
+            if outdated := newer & (state.own - state.stuck):
+                found.append(simulate("install", "--only-upgrade", *sorted(outdated)))
+    updates = _judge(state, found, installed)
+    settled = not updates and not (newest.kept & (names - state.stuck))
+    return Found(updates=updates, names=names, settled=settled)
 
 
-def _judge(state: PackageState, found: Sequence[Simulated]) -> tuple[PackageUpdate, ...]:
+def _judge(
+    state: PackageState, found: Sequence[Simulated], installed: Mapping[str, str]
+) -> tuple[PackageUpdate, ...]:
     """What of it would come about: not what was so when the image was baked."""
     changes = {
         (change.name, change.arch): change
@@ -53,7 +70,7 @@ def _judge(state: PackageState, found: Sequence[Simulated]) -> tuple[PackageUpda
     if not changes:
         return ()
     unneeded = frozenset().union(*(simulated.unneeded for simulated in found)) - state.unneeded - state.stuck
-    for name, version in list_installed(state.files[STATUS].decode(errors="replace")):
+    for name, version in installed.items():
         short, _, arch = name.partition(":")
         gone = short in unneeded or name in unneeded
         if gone and (state.from_archive or short in state.own):  # an image of its own never gets it
