@@ -22,7 +22,7 @@ from baker.locking import holding_lock
 from baker.model import Outcome, Recipe, Reference
 from baker.nightly_report import Ended, Failure, NightlyReport, Past, read_past
 from baker.plan import Node, PlanEntry
-from baker.previews import collect_expired
+from baker.previews import Collected, collect_expired
 from baker.progress import BakeEnded, Note, Progress
 from baker.promoting import Promotion, Standing, promote_newest, publish_to_followers
 from baker.providers.protocol import Provider
@@ -97,7 +97,7 @@ class Night:
     ended: dict[Node, BakeEnded] = field(default_factory=dict)
     promotions: dict[tuple[str, str, str], Promotion] = field(default_factory=dict)
     lagging: list[str] = field(default_factory=list)
-    collected: list[str] = field(default_factory=list)
+    expired: Sequence[Collected] = ()
     pruning: PrunePlan | None = None
     pruned: Pruned | None = None
     swept: Swept | None = None
@@ -165,7 +165,7 @@ class Night:
                 ended=tuple(self.tell_end(node) for node in self.planned if node in self.ended),
                 promotions=tuple(self.promotions.values()),
                 lagging=tuple(self.lagging),
-                collected=tuple(self.collected),
+                expired=tuple(self.expired),
                 pruning=self.pruning,
                 pruned=self.pruned,
                 swept=self.swept,
@@ -282,11 +282,7 @@ class Night:
 
     def collect_previews(self, everywhere: Mapping[str, Provider]) -> None:
         with self.step("previews"):
-            for collected in collect_expired(self.kitchen.catalog, everywhere):
-                if collected.why_not is None:
-                    self.collected.append(collected.channel.move.name)
-                else:
-                    self.warn(f"{collected.channel.move.name} expired and stays: {collected.why_not}")
+            self.expired = collect_expired(self.kitchen.catalog, everywhere)
 
     def prune(self, everywhere: Mapping[str, Provider]) -> None:
         if self.orders.prune is None:

@@ -11,6 +11,7 @@ from typing import Any
 from baker.comparing import ManifestDifference
 from baker.model import BakeResult, Outcome
 from baker.plan import Node, PlanEntry
+from baker.previews import Collected
 from baker.promoting import Promotion, Standing
 from baker.prune import Pruned, PrunePlan
 from baker.runs import Run
@@ -132,7 +133,7 @@ class Ended:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NightlyReport:
     """``plan`` is what was found, ``ended`` how it ended, in its order. ``broken_off`` is why the night ended
-    early. ``lagging`` are channels that others do not follow yet, ``collected`` previews that had expired.
+    early. ``lagging`` are channels that others do not follow yet, ``expired`` previews that had expired.
     ``pruned`` is None where nothing was to be deleted. ``failed_before``: so did the last night of the
     project that was not broken off.
     """
@@ -147,7 +148,7 @@ class NightlyReport:
     ended: tuple[Ended, ...]
     promotions: tuple[Promotion, ...]
     lagging: tuple[str, ...]
-    collected: tuple[str, ...]
+    expired: tuple[Collected, ...]
     pruning: PrunePlan | None
     pruned: Pruned | None
     swept: Swept | None

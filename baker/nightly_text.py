@@ -96,7 +96,9 @@ def list_promotions(report: NightlyReport) -> Iterator[Line]:
 
 
 def list_removed(report: NightlyReport) -> Iterator[Line]:
-    yield from (("collected", name, "its preview has expired") for name in report.collected)
+    for one in report.expired:
+        why = "it expired" if one.why_not is None else f"it expired, and stays: {one.why_not}"
+        yield "removed" if one.why_not is None else "left alone", one.channel.move.name, why
     if report.pruned is not None and report.pruning is not None:
         goes = {verdict.image.reference: verdict for verdict in report.pruning.verdicts if verdict.goes}
         for reference in (*report.pruned.deleted, *report.pruned.finished):

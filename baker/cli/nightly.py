@@ -15,6 +15,7 @@ from baker.cli.channels import gate_of
 from baker.cli.completion import complete_channel
 from baker.cli.kitchens import Ephemeral, Gate, Json, Recipes, Targets, open_kitchen, select_recipes
 from baker.cli.planning import entry_json
+from baker.cli.previews import expired_json
 from baker.cli.pruning import find_own_recipes, find_providers, pruned_json
 from baker.cli.system import resource_json
 from baker.cli.wiring import Options, explaining_refusals
@@ -249,7 +250,7 @@ def nightly_json(report: NightlyReport) -> dict[str, Any]:
         "bakes": [ended_json(ended) for ended in report.ended],
         "promotions": [promotion_json(promotion) for promotion in report.promotions],
         "lagging": list(report.lagging),
-        "collected": list(report.collected),
+        **expired_json(report.expired),
         "pruned": pruned_json(report.pruned),
         "swept": {
             "removed": [resource_json(resource) for resource in swept.removed] if swept else [],

@@ -62,7 +62,7 @@ def make_report(*ended: Ended, **changes: Any) -> NightlyReport:
         "plan": (),
         "promotions": (),
         "lagging": (),
-        "collected": (),
+        "expired": (),
         "pruning": None,
         "pruned": None,
         "swept": None,
