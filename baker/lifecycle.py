@@ -204,8 +204,12 @@ def describe_revocation(catalog: Catalog, reference: Reference, *, descendants: 
 
 
 def find_holding(catalog: Catalog, references: set[str]) -> list[Channel]:
-    """The channels that hold any of these images."""
-    return [channel for channel in catalog.channel_states() if channel.move.held in references]
+    """The channels that hold any of these images; not those that have expired."""
+    return [
+        channel
+        for channel in catalog.channel_states()
+        if channel.move.held in references and not channel.is_over
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

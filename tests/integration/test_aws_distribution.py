@@ -11,6 +11,7 @@ from moto.ec2.models import ec2_backends
 
 from baker.errors import CloudError
 from baker.model import Build
+from baker.sidecar import Sidecar
 from tests.aws import (
     ACCOUNT,
     artifact_in,
@@ -278,3 +279,18 @@ def test_one_that_is_older_already_is_deprecated_in_a_moment(lab: Lab, tmp_path:
 
 def replace_created(build: Build, created: datetime) -> Build:
     return replace(build, created=created)
+
+
+# --- what they tell -------------------------------------------------------------------------------
+
+
+def test_amis_tell_which_of_their_versions_was_a_preview(lab: Lab, tmp_path: Path) -> None:
+    baking = start_baking(lab, tmp_path)
+    build = baking.bake()
+    for labels in ({"version": "2", "preview": "pr-1"}, {"version": "3"}):
+        baking.provider.distribute(build, labels, baking.teardown)
+
+    (told,) = baking.provider.sidecars()
+
+    assert isinstance(told, Sidecar)
+    assert {issue.version: issue.preview for issue in told.issues} == {1: None, 2: "pr-1", 3: None}
