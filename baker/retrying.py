@@ -47,6 +47,7 @@ def start_over(bake: Bake, error: BakerError) -> None:
     """Remove what was made so far. Raises ``error`` if something stays."""
     bake.log.write(f"failed for a passing reason: {error}")
     bake.machine = None
+    bake.standby.close()  # breaking off may have killed what is in it
     for resource in reversed(bake.teardown.resources):
         try:
             bake.teardown.undo(resource)

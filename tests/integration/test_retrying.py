@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from baker.kitchen import Kitchen
 from baker.model import BakeResult, Outcome, Stage
 from baker.progress import BakeEnded, Note, Progress, StageEnded
 from baker.providers.aws import session
+from baker.providers.aws.provider import AwsProvider
+from baker.providers.protocol import Machine
 from baker.recipes import load_recipes
 from baker.settings import load_settings
 from tests.aws import DEBIAN, calls_of, make_provider, make_table
@@ -295,6 +299,24 @@ def test_machine_that_does_not_come_up_in_time_is_replaced_by_another(site: Site
         "base: launch took longer than 5m (limits.launch of [bake]); trying again in 0 s, 1 of 2"
     ]
     assert launches(site) == 3
+
+
+def test_processes_that_a_stage_waits_for_are_killed_and_the_next_try_starts_its_own(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.settings = '[bake.limits]\nlaunch = "5m"\n'
+    launch, statuses = AwsProvider.launch, []
+
+    def launch_slowly(*given: Any) -> Machine:
+        if not statuses:
+            site.now += 301.0
+            statuses.append(subprocess.run(["sleep", "600"]).returncode)
+        return launch(*given)
+
+    monkeypatch.setattr(AwsProvider, "launch", launch_slowly)
+    [result] = site.bake()
+    assert (result.outcome, result.attempts) == (Outcome.BAKED, 2), result.error
+    assert statuses == [-signal.SIGKILL]
 
 
 def test_verifying_that_takes_too_long_registers_nothing_and_is_not_tried_again(site: Site) -> None:
