@@ -121,8 +121,10 @@ def describe_success(ended: BakeEnded, bake: Bake, image: Image) -> BakeEnded:
 
 
 def previous_build(bake: Bake, image: Image) -> tuple[str, Build] | None:
+    """What came before it for the same place; other previews are somebody else's."""
     for other in bake.kitchen.catalog.images(image.recipe):
         build = other.build_for(bake.entry.target, bake.entry.arch)
-        if other.version < image.version and build is not None:
+        is_ours = other.preview in (None, image.preview)
+        if other.version < image.version and build is not None and is_ours:
             return other.reference, build
     return None

@@ -143,6 +143,8 @@ class ProgressConsole(Console):
         following = f"Next: baker promote {result.image} dev"
         if ended.image is not None and not ended.image.complete:
             following = f"Not complete yet, it lacks a build for another target: baker bake {result.recipe}"
+        elif ended.image is not None and ended.image.preview:
+            following = f"A preview for {ended.image.preview}: it is nobody's latest"
         self.result_folded("\n".join([*lines, f"  {times}", f"  {following}"]))
 
 
