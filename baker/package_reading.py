@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
 from baker.errors import CommandTimeout
+from baker.package_sources import name_keyrings
 from baker.package_state import (
     STATUS,
     Asked,
@@ -29,6 +30,7 @@ MAX_PACKED, MAX_UNPACKED = 16 << 20, 64 << 20
 MAX_TEXT, MAX_TEXTS = 64 << 10, 10_000
 TOLD = ("options", "simulation", "local")
 UPLOAD = re.compile(r"cat > (\S+?)['\"]*$")
+KEYRING = re.compile(r"^etc/apt/trusted[.]gpg|^etc/apt/keyrings/|[.](gpg|asc|pgp)$")
 APT = re.compile(r"\b(?:apt|apt-get|aptitude|dpkg|unattended-upgrades?)\b|\.deb\b")
 
 LIST = """
@@ -50,7 +52,7 @@ lists=/var/lib/apt/lists
 if [ -n "$3" ] && ! ls "$lists" 2>/dev/null | grep -q _Packages; then
     lists=$scratch/lists
     mkdir -p "$lists/partial"
-    apt-get update -qq -o "Dir::State::Lists=$lists" >/dev/null 2>&1
+    timeout 60 apt-get update -qq -o "Dir::State::Lists=$lists" >/dev/null 2>&1
 fi
 [ -z "$3" ] || apt-get --simulate -o "Dir::State::Lists=$lists" dist-upgrade >simulation 2>&1
 [ -z "$2" ] || apt list --installed -o "Dir::State::Lists=$lists" >local 2>/dev/null
@@ -177,6 +179,8 @@ def _make_state(
     versions = {name.partition(":")[0]: version for name, version in list_installed(status)}
     local = {name: versions[name] for name in parse_local(told["local"]) if name in versions}
     simulated = parse_simulation(told["simulation"])
+    # Keyrings are most of what there is, and few of them are used.
+    used = {path for path in files if not KEYRING.search(path)} | name_keyrings(files)
     return PackageState(
         own=own,
         from_archive=from_archive,
@@ -184,7 +188,7 @@ def _make_state(
         pins={**asked.pins, **local},
         recommends=asked.recommends,
         options=parse_options(told["options"]),
-        files={**files, STATUS: status.encode()},
+        files={path: content for path, content in files.items() if path in used} | {STATUS: status.encode()},
         stuck=frozenset(change.name for change in simulated.changes),
         unneeded=simulated.unneeded,
     )

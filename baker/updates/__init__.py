@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from baker.errors import CommandFailed
+from baker.package_sources import read_sources
 from baker.package_state import NEWEST_SEEN, PackageUpdate, decode_state
 from baker.updates.indexes import Fetching, Indexes, write_json
 from baker.updates.simulation import find_updates
-from baker.updates.sources import read_sources
 
 FORMAT = 1
 """Of what is remembered: raise it when the same packages and indexes may come to other updates."""

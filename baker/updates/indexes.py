@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from baker.errors import CommandFailed
+from baker.package_sources import Sources
 from baker.updates.apt import base_options, run_apt
-from baker.updates.sources import Sources, write_sources
+from baker.updates.sources import write_sources
 
 FRESH_SECONDS = 3600.0
 FETCHING = (

@@ -87,6 +87,7 @@ def fill(catalog: Catalog) -> None:
     catalog.intend("01JLIVES", make_resource(details={"token": "t"}))
     catalog.exists("01JLIVES", make_resource("machine-2"))
     catalog.removed("01JLIVES", make_resource("machine-2"))
+    run(catalog, insert(schema.package_states).values(build=1, content=bytes(range(256))))
     who = {"actor": "bob", "at": NOON}
     move = {"recipe": "web", "channel": "prod", "to_version": 1, **who}
     run(catalog, insert(schema.channels).values(recipe="web", name="prod", version=1, revision=2))

@@ -32,6 +32,7 @@ PURE = (
     "project_files",
     "graph",
     "judging",
+    "package_sources",
     "package_state",
     "plan",
     "project_schema",

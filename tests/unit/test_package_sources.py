@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from baker.updates.sources import Entry, read_sources, write_sources
+from baker.package_sources import Entry, name_keyrings, read_sources
+from baker.updates.sources import write_sources
 
 ARMOURED = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nabc\n-----END PGP PUBLIC KEY BLOCK-----\n"
 AMD64 = ("amd64",)
@@ -136,6 +137,16 @@ def test_images_with_the_same_sources_share_them_whatever_their_files_are_called
         first.digest
         != read_sources({"etc/apt/sources.list": line % b"a", "k/a.gpg": key}, ("arm64",), {})[0].digest
     )
+
+
+def test_keyrings_that_sources_name_are_told_and_the_trusted_ones_where_one_names_none() -> None:
+    files = {
+        "etc/apt/sources.list": b"deb [signed-by=/k/a.gpg,/k/b.gpg] file:/anywhere x main\n",
+        "etc/apt/trusted.gpg.d/all.gpg": b"",
+    }
+    assert name_keyrings(files) == {"k/a.gpg", "k/b.gpg"}
+    files["etc/apt/sources.list.d/c.list"] = b"deb http://c.test x main\n"
+    assert name_keyrings(files) == {"k/a.gpg", "k/b.gpg", "etc/apt/trusted.gpg.d/all.gpg"}
 
 
 def test_nothing_in_a_source_reaches_another_line_of_what_is_written(tmp_path: Path) -> None:
