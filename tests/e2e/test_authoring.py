@@ -250,7 +250,7 @@ def test_init_names_what_is_in_the_way_and_overwrites_nothing(project: Project) 
 def test_init_writes_a_valid_project_whose_ci_runs_commands_that_there_are(project: Project) -> None:
     yaml = pytest.importorskip("yaml")
     project.run("init", "new")
-    new = Project(folder=project.folder / "new", home=project.home)
+    new = Project(folder=project.folder / "new", home=project.folder / "home")
     assert new.run("validate").stdout == "1 recipes are valid\n"
     [job] = yaml.safe_load((new.folder / ".github/workflows/images.yml").read_text())["jobs"].values()
     scripts = [step["run"] for step in job["steps"] if "run" in step][1:]
