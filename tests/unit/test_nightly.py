@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+from baker.cli.nightly import nightly_json
 from baker.comparing import ManifestDifference, PackageChange
 from baker.model import BakeResult, Outcome, Reason
 from baker.nightly import find_due
 from baker.nightly_report import Ended, Failure, NightlyReport, NightOutcome, PackageMove, Past, read_past
 from baker.nightly_text import describe_night, describe_title
 from baker.plan import Action, PlanEntry
+from baker.project_schema import NIGHTLY_SCHEMA
 from baker.promoting import Promotion, Standing
 from baker.runs import Run
 from tests.factories import make_package
@@ -267,3 +271,15 @@ def test_long_list_of_packages_is_cut_in_text() -> None:
     report = make_report(make_ended("web", Outcome.BAKED, previous="web:1", difference=difference))
     lines = [line.strip() for line in describe_night(report)]
     assert (len(lines), lines[-2], lines[-1]) == (15, "p11 1 to 2", "and 8 more packages")
+
+
+# --- what the guide lists ------------------------------------------------------------------------------------
+
+GUIDE = Path(__file__).parents[2] / "docs" / "nightly.md"
+
+
+def test_guide_has_every_setting_and_every_key_of_the_report() -> None:
+    rows = [line.split("|")[1] for line in GUIDE.read_text().splitlines() if line.startswith("| `")]
+    told = {word for row in rows for word in re.findall(r"`(\w+)", row)}
+    assert NIGHTLY_SCHEMA["properties"].keys() - told == set()
+    assert nightly_json(make_report()).keys() - {"broken_off"} - told == set()
