@@ -273,7 +273,7 @@ def test_long_list_of_packages_is_cut_in_text() -> None:
     assert (len(lines), lines[-2], lines[-1]) == (15, "p11 1 to 2", "and 8 more packages")
 
 
-# --- what the guide lists ------------------------------------------------------------------------------------
+# --- what the guide lists ----------------------------------------------------------------------------------
 
 GUIDE = Path(__file__).parents[2] / "docs" / "nightly.md"
 
