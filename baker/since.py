@@ -245,9 +245,11 @@ def _list_sources(recipe: Recipe, settings: Settings) -> Iterator[str]:
     """Files and folders of the project that its targets start from or install from."""
     for spec in recipe.targets.values():
         if isinstance(spec.source, TreeSource):
-            yield spec.source.path
+            yield os.path.normpath(spec.source.path)
         for repository in target_settings(settings, spec).get("repositories", ()):
-            yield from (path for path in (repository["uri"], repository["keyring"]) if ":" not in path)
+            for path in (repository["uri"], repository["keyring"]):
+                if ":" not in path:
+                    yield os.path.normpath(path)
 
 
 def _list_deleted(changes: Changes, recipes: Mapping[str, Recipe], folder: str) -> Iterator[str]:
@@ -275,13 +277,11 @@ class _Index:
                 self._moved_in.setdefault(os.path.dirname(path) or ".", []).append(path)
 
     def tell(self, path: str) -> str:
-        word = self.changes.paths.get(path) or self._tell_folder(path)
+        there = os.path.lexists(os.path.join(self._project, path))
+        word = self.changes.paths.get(path) or (ADDED if there else REMOVED)
         # A name is what somebody made it: it may be no text, and hold line breaks.
         shown = os.fsencode(path).decode(errors="backslashreplace")
         return f"{shown if shown.isprintable() else repr(shown)} {word}"
-
-    def _tell_folder(self, path: str) -> str:
-        return ADDED if os.path.lexists(os.path.join(self._project, path)) else REMOVED
 
     def find_at(self, path: str) -> Iterator[str]:
         """The path itself, or a link or submodule above it."""

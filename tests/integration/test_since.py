@@ -260,7 +260,7 @@ def test_source_in_the_project_is_read_by_its_recipe(project: Path) -> None:
         project,
         "recipes/base/recipe.toml",
         'from = "debian:trixie"\n[targets.local]\n'
-        'repositories = [{ uri = "archive", suite = "./", keyring = "keys/archive.gpg" }]\n',
+        'repositories = [{ uri = "./archive", suite = "./", keyring = "keys/archive.gpg" }]\n',
     )
     write(project, "archive/Packages")
     write(project, "keys/archive.gpg")
