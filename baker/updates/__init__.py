@@ -23,12 +23,14 @@ FORMAT = 1
 
 KEPT_SECONDS = 30 * 86400.0
 BY_AGE = "(max_age can bake it by age)"
-UNKNOWN = f"which packages are outdated cannot be told: no apt was found in the build {BY_AGE}"
-NO_APT = f"which packages are outdated cannot be told: this host has no apt {BY_AGE}"
+UNTOLD = "which packages are outdated cannot be told"
+UNKNOWN = f"{UNTOLD}: no apt was found in the build {BY_AGE}"
+NO_APT = f"{UNTOLD}: this host has no apt {BY_AGE}"
 
 
 class AptUpdates:
-    """``home`` is BAKER_HOME; who may not write there has what he fetches in a cache of his own.
+    """``home`` is BAKER_HOME; who may not write there has what he fetches in a cache of his own, or else uses
+    what is there.
 
     Indexes that are younger than an hour are used as they are, unless ``refresh``; ``offline`` uses those
     that there are. Threads and processes may share one home.
@@ -44,9 +46,11 @@ class AptUpdates:
     ) -> None:
         self._home = home
         shared = (home / NEWEST_SEEN).parent
-        own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "baker", "updates")
-        self._folder = shared if _may_write(shared) else own
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+        own = Path(cache, "baker", "updates")
+        self._folder = own if not _may_write(shared) and _may_write(own) else shared
         self._versions: dict[tuple[str, str], Mapping[str, str]] = {}
+        offline = offline or not _may_write(self._folder)
         self._fetching = Fetching(offline=offline, since=clock() if refresh else 0.0, clock=clock)
 
     def outdated(
@@ -62,6 +66,20 @@ class AptUpdates:
         ``load`` gives what is known of the build's packages (``encode_state``). ``folders`` are those that
         its machines see, by their path there. What was found is remembered until an index changes.
         """
+        try:
+            return self._find(build, load, folders, proxy)
+        except CommandFailed as error:
+            return (), f"{UNTOLD}: {error}"
+        except OSError as error:  # a disk is full, or this user may write nowhere
+            return (), f"{UNTOLD}: {error.filename}: {error.strerror}"
+
+    def _find(
+        self,
+        build: str,
+        load: Callable[[], bytes | None],
+        folders: Mapping[str, Path],
+        proxy: str | None,
+    ) -> tuple[Sequence[PackageUpdate], str | None]:
         memo = self._recall(build, folders)
         if memo is None:
             try:
@@ -78,12 +96,9 @@ class AptUpdates:
         lists = indexes.state()
         if indexes.is_empty():
             why = missed or "their indexes were never fetched, and --offline forbids it"
-            return (), f"which packages are outdated cannot be told: {why}"
+            return (), f"{UNTOLD}: {why}"
         if memo["lists"] != lists:
-            try:
-                memo = {**memo, "lists": lists, **self._look(memo, lists, indexes, load)}
-            except CommandFailed as error:
-                return (), f"which packages are outdated cannot be told: {error}"
+            memo = {**memo, "lists": lists, **self._look(memo, lists, indexes, load)}
             self._remember(build, memo)
         updates = tuple(PackageUpdate(**row) for row in memo["updates"])
         notes = [f"package indexes could not be fetched: {missed}"] if missed else []
@@ -152,8 +167,9 @@ class AptUpdates:
 
     def _remember(self, build: str, memo: Mapping[str, Any]) -> None:
         path = self._memo_path(build)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"format": FORMAT, **memo})
+        if _may_write(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, {"format": FORMAT, **memo})
 
     def _forget_old(self) -> None:
         """What has not been of use for a month."""

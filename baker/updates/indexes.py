@@ -122,7 +122,8 @@ class Indexes:
             else:
                 found.setdefault(package, []).append(value)
         versions = {name: " ".join(sorted(values)) for name, values in found.items()}
-        write_json(path, {"state": state, "versions": versions})
+        with contextlib.suppress(PermissionError):
+            write_json(path, {"state": state, "versions": versions})
         return versions
 
     def is_empty(self) -> bool:

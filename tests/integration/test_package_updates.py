@@ -1,0 +1,309 @@
+"""Package updates, found by the host's apt in a signed archive of our own; then with machines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baker.package_state import PackageState, PackageUpdate, encode_state
+from baker.updates import AptUpdates
+from tests.apt_repository import Deb, keys, publish
+from tests.e2e.project import Project, make_project
+from tests.package_updates import SCENARIOS, compare, make_deb, publish_newer, write_project
+
+__all__ = ["keys"]
+
+AT = "/run/baker/repositories/vendor"
+OPTIONS = (("APT::Architecture", "amd64"), ("APT::Architectures::", "amd64"))
+
+
+def make_state(
+    key: Path, *installed: Deb, uri: str = f"file:{AT}", own: str = "", **changes: Any
+) -> PackageState:
+    """Of an image with these packages and one source."""
+    status = "\n".join(
+        deb.control.replace("Version", "Status: install ok installed\nVersion", 1) for deb in installed
+    )
+    return PackageState(
+        own=frozenset(own.split()),
+        options=OPTIONS,
+        files={
+            "etc/apt/sources.list": f"deb [signed-by=/k.gpg] {uri} stable main\n".encode(),
+            "k.gpg": key.read_bytes(),
+            "var/lib/dpkg/status": status.encode(),
+            "var/lib/apt/extended_states": changes.pop("extended_states", "").encode(),
+        },
+        **changes,
+    )
+
+
+def update(name: str, installed: str | None, candidate: str | None) -> PackageUpdate:
+    return PackageUpdate(name=name, arch="all", installed=installed, candidate=candidate)
+
+
+def refuse() -> bytes:
+    raise AssertionError("what was found before is remembered")
+
+
+@pytest.fixture
+def vendor(tmp_path: Path) -> Path:
+    """A repository, once something is published in it."""
+    return tmp_path / "vendor"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def look(vendor: Path, home: Path) -> Callable[..., list[PackageUpdate]]:
+    """What is outdated of a state whose packages come from the folder ``vendor``."""
+
+    def look(state: PackageState, build: str = "01J", **options: Any) -> list[PackageUpdate]:
+        updates = AptUpdates(home, **options)
+        found, note = updates.outdated(build, lambda: encode_state(state), folders={AT: vendor})
+        assert note is None
+        return list(found)
+
+    return look
+
+
+Look = Callable[..., list[PackageUpdate]]
+
+# --- judgement ---------------------------------------------------------------------------------------------
+
+
+def test_own_packages_are_outdated_and_a_parents_are_not(look: Look, keys: list[Path], vendor: Path) -> None:
+    publish(vendor, keys[0], make_deb("tool", "2.0"), make_deb("parents", "2.0"), make_deb("new"))
+    state = make_state(keys[0], make_deb("tool"), make_deb("parents"), own="tool")
+    assert look(state) == [update("tool", "1.0", "2.0")]
+    whole = [update("parents", "1.0", "2.0"), update("tool", "1.0", "2.0")]
+    assert look(replace(state, from_archive=True), "01K") == whole
+    assert look(replace(state, upgrade="upgrade"), "01L") == whole
+    assert look(replace(state, own=frozenset()), "01M") == []
+
+
+def test_what_a_newer_version_needs_of_the_parent_comes_with_it(
+    look: Look, keys: list[Path], vendor: Path
+) -> None:
+    newer = make_deb("tool", "2.0", Depends="library (>= 2.0), extra", Breaks="old")
+    publish(vendor, keys[0], newer, make_deb("library", "2.0"), make_deb("extra"))
+    state = make_state(keys[0], make_deb("tool"), make_deb("library"), make_deb("old"), own="tool")
+    assert [(each.name, each.installed, each.candidate) for each in look(state)] == [
+        ("extra", None, "1.0"),
+        ("library", "1.0", "2.0"),
+        ("old", "1.0", None),
+        ("tool", "1.0", "2.0"),
+    ]
+
+
+def test_what_nothing_needs_any_more_would_not_come_again(look: Look, keys: list[Path], vendor: Path) -> None:
+    publish(vendor, keys[0], make_deb("tool", "2.0"), make_deb("library"), make_deb("ours"))
+    automatic = "".join(
+        f"Package: {name}\nArchitecture: amd64\nAuto-Installed: 1\n\n" for name in ("library", "theirs")
+    )
+    installed = (make_deb("tool", Depends="library, theirs"), make_deb("library"), make_deb("theirs"))
+    state = make_state(keys[0], *installed, own="tool library", extended_states=automatic)
+    assert look(state) == [update("library", "1.0", None), update("tool", "1.0", "2.0")]
+    assert look(replace(state, unneeded=frozenset({"library"})), "01K") == [update("tool", "1.0", "2.0")]
+
+
+def test_what_the_recipe_chose_to_be_older_is_not_outdated(
+    look: Look, keys: list[Path], vendor: Path
+) -> None:
+    publish(vendor, keys[0], make_deb("tool"), make_deb("tool", "2.0"), make_deb("more", "2.0"))
+    state = make_state(keys[0], make_deb("tool"), make_deb("more"), own="tool more")
+    assert look(replace(state, stuck=frozenset({"tool"}))) == [update("more", "1.0", "2.0")]
+    assert look(replace(state, pins={"tool": "1.*"}), "01K") == [update("more", "1.0", "2.0")]
+    preferences = b"Package: tool\nPin: version 1.0\nPin-Priority: 1001\n"
+    files = {**state.files, "etc/apt/preferences.d/keep": preferences}
+    assert look(replace(state, files=files), "01L") == [update("more", "1.0", "2.0")]
+
+
+def test_recommended_packages_come_unless_the_recipe_does_without(
+    look: Look, keys: list[Path], vendor: Path
+) -> None:
+    publish(vendor, keys[0], make_deb("tool", "2.0", Recommends="extra"), make_deb("extra"))
+    state = make_state(keys[0], make_deb("tool"), own="tool")
+    assert look(state) == [update("extra", None, "1.0"), update("tool", "1.0", "2.0")]
+    assert look(replace(state, recommends=False), "01K") == [update("tool", "1.0", "2.0")]
+
+
+# --- indexes -----------------------------------------------------------------------------------------------
+
+
+def test_what_was_found_is_remembered_until_an_index_has_another_version_of_it(
+    look: Look, keys: list[Path], vendor: Path, home: Path
+) -> None:
+    publish(vendor, keys[0], make_deb("tool"))
+    state = make_state(keys[0], make_deb("tool"), own="tool")
+    assert look(state) == []
+    updates = AptUpdates(home)
+    folders = {AT: vendor}
+    assert updates.outdated("01J", refuse, folders=folders) == ((), None)
+    publish(vendor, keys[0], make_deb("tool"), make_deb("other"))
+    assert updates.outdated("01J", refuse, folders=folders) == ((), None)
+    publish(vendor, keys[0], make_deb("tool", "2.0"), make_deb("other"))
+    with pytest.raises(AssertionError, match="remembered"):
+        updates.outdated("01J", refuse, folders=folders)
+    assert look(state) == [update("tool", "1.0", "2.0")]
+
+
+@pytest.fixture
+def served(vendor: Path) -> Iterator[tuple[str, list[str]]]:
+    """The address at which the folder ``vendor`` is served, and what was asked for."""
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, code: int | str = "-", _size: int | str = "-") -> None:
+            asked.append(f"{int(code)} {self.path.rpartition('/')[2]}")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    handler = partial(Handler, directory=str(vendor))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_indexes_younger_than_an_hour_are_used_as_they_are_unless_fresh_ones_are_wanted(
+    look: Look, keys: list[Path], served: tuple[str, list[str]], vendor: Path, home: Path
+) -> None:
+    address, asked = served
+    publish(vendor, keys[0], make_deb("tool"))
+    state = make_state(keys[0], make_deb("tool"), own="tool", uri=address)
+    assert look(state) == []
+    assert "200 InRelease" in asked
+    changed = home / "updates/changed"
+    changed.unlink()
+    asked.clear()
+    assert look(state, "01K") == look(state) == []
+    assert asked == []
+    assert look(state, refresh=True) == []
+    assert asked == ["304 InRelease"]
+    assert not changed.exists(), "nothing had changed"
+    publish(vendor, keys[0], make_deb("tool", "2.0"))
+    asked.clear()
+    assert look(state) == look(state, refresh=True, offline=True) == []
+    assert asked == []
+    assert look(state, refresh=True) == [update("tool", "1.0", "2.0")]
+    assert changed.exists()
+
+
+def test_archive_that_cannot_be_reached_is_told_once_and_older_indexes_are_used(
+    keys: list[Path], served: tuple[str, list[str]], vendor: Path, home: Path
+) -> None:
+    address, asked = served
+    publish(vendor, keys[0], make_deb("tool", "2.0"))
+    content = encode_state(make_state(keys[0], make_deb("tool"), own="tool", uri=address))
+    never = AptUpdates(home, offline=True).outdated("01J", lambda: content, folders={})
+    assert (never[0], "never fetched" in str(never[1])) == ((), True)
+    AptUpdates(home).outdated("01J", lambda: content, folders={})
+    (vendor / "dists/stable/InRelease").unlink()
+    updates = AptUpdates(home, refresh=True)
+    for build in ("01J", "01K"):
+        found, note = updates.outdated(build, lambda: content, folders={})
+        assert list(found) == [update("tool", "1.0", "2.0")]
+        assert "package indexes could not be fetched" in str(note)
+    assert asked.count("404 InRelease") == 1
+
+
+def test_archive_that_others_have_signed_is_not_believed(
+    keys: list[Path], served: tuple[str, list[str]], vendor: Path, home: Path
+) -> None:
+    publish(vendor, keys[1], make_deb("tool", "2.0"))
+    content = encode_state(make_state(keys[0], make_deb("tool"), own="tool", uri=served[0]))
+    found, note = AptUpdates(home).outdated("01J", lambda: content, folders={})
+    assert found == ()
+    assert "NO_PUBKEY" in str(note) or "not signed" in str(note)
+
+
+def test_source_that_is_not_looked_at_is_named(keys: list[Path], vendor: Path, home: Path) -> None:
+    publish(vendor, keys[0], make_deb("tool", "2.0"))
+    state = make_state(keys[0], make_deb("tool"), own="tool")
+    sources = state.files["etc/apt/sources.list"] + b"deb ssh://host.test/debian x main\n"
+    content = encode_state(replace(state, files={**state.files, "etc/apt/sources.list": sources}))
+    folders = {AT: vendor}
+    found, note = AptUpdates(home).outdated("01J", lambda: content, folders=folders)
+    assert list(found) == [update("tool", "1.0", "2.0")]
+    assert note == "not looked at for package updates: ssh://host.test/debian"
+
+
+def test_build_of_which_nothing_is_known_says_so(home: Path) -> None:
+    found, note = AptUpdates(home).outdated("01J", lambda: None, folders={})
+    assert found == ()
+    assert "no apt was found in the build (max_age can bake it by age)" in str(note)
+
+
+def test_host_without_apt_says_so(
+    keys: list[Path], monkeypatch: pytest.MonkeyPatch, home: Path, tmp_path: Path
+) -> None:
+    content = encode_state(make_state(keys[0], make_deb("tool"), own="tool"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found, note = AptUpdates(home).outdated("01J", lambda: content, folders={})
+    assert found == ()
+    assert "this host has no apt" in str(note)
+
+
+def test_many_threads_at_once_find_the_same(look: Look, keys: list[Path], vendor: Path) -> None:
+    publish(vendor, keys[0], make_deb("tool", "2.0"))
+    state = make_state(keys[0], make_deb("tool"), own="tool")
+    found: list[Sequence[PackageUpdate]] = []
+    threads = [threading.Thread(target=lambda n=n: found.append(look(state, f"01{n}"))) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[update("tool", "1.0", "2.0")]] * 6
+
+
+# --- with machines -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(shared_home: Path, tmp_path: Path) -> Project:
+    project = make_project(tmp_path / "project", shared_home)
+    project.environ["BAKER_CATALOG"] = f"sqlite:///{project.folder}/catalog.db"
+    return project
+
+
+def assert_foretold(project: Project, keys: list[Path], names: Sequence[str]) -> None:
+    """Plan is empty after the bake; once the archive moved, what it says is what a forced bake changes."""
+    scenarios = [scenario for scenario in SCENARIOS if scenario.name in names]
+    write_project(project, keys, scenarios)
+    project.bake("--jobs", "2")
+    planned = project.json("plan")["recipes"]
+    assert {entry["action"] for entry in planned} == {"skip"}, planned
+    publish_newer(project, keys)
+    for compared in compare(project, scenarios):
+        assert compared.foretold == compared.happened, compared.scenario.name
+        assert bool(compared.happened) == compared.scenario.moves, compared.scenario.name
+    planned = project.json("plan", *(scenario.name for scenario in scenarios if scenario.source != "root"))
+    assert [entry["action"] for entry in planned["recipes"]] == ["skip"]
+
+
+@pytest.mark.machine
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_what_is_foretold_is_what_a_bake_anew_changes(project: Project, keys: list[Path]) -> None:
+    assert_foretold(project, keys, ["root", "leaves-parents", "gets-dependency"])
+
+
+@pytest.mark.machine
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_what_is_foretold_of_every_kind_of_recipe_is_what_a_bake_anew_changes(
+    project: Project, keys: list[Path]
+) -> None:
+    assert_foretold(project, keys, [scenario.name for scenario in SCENARIOS])
