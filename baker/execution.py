@@ -7,12 +7,13 @@ import hashlib
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 from baker import identity
 from baker.bake import bake
 from baker.catalog import Catalog
+from baker.digest_cache import remembering_digests
 from baker.errors import BadReference, BakerError, ConflictError, Interrupted
 from baker.kitchen import Kitchen
 from baker.knowledge import resolve_parent
@@ -47,7 +48,10 @@ def plan_bakes(
     force: bool | IsForced = False,
 ) -> tuple[PlanEntry, ...]:
     """What would be baked for the kitchen's targets, and why. Starts nothing."""
-    return make_plan(recipes, kitchen.knowledge, archs=archs_here(kitchen), selected=selected, force=force)
+    knowledge = kitchen.knowledge.foreseeing(recipes if selected is None else selected)
+    archs, project = archs_here(kitchen), kitchen.settings.project
+    with remembering_digests(kitchen.settings.home, project) if project else nullcontext():
+        return make_plan(recipes, knowledge, archs=archs, selected=selected, force=force)
 
 
 def archs_here(kitchen: Kitchen) -> ArchsOf:

@@ -43,15 +43,16 @@ from baker.project_files import (
     LISTINGS,
     TRACED_KINDS,
     changed_since,
+    describe_below,
     describe_entry,
     describe_path,
     is_litter,
     look_again,
     source_of,
-    walk,
 )
 
 UNSET = "unset"
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 MOVING = "changed during the bake"
 TESTS_CHANGED = "image-tests-changed"
 """The kind of the reason for verifying a build again."""
@@ -87,7 +88,8 @@ def static_inputs(
     for name in recipe.environment:
         inputs[f"env:{name}"] = _digest_value(environ[name]) if name in environ else UNSET
     inputs |= {f"tool:{name}": version for name, version in tools.items()}
-    inputs |= {f"recipe:{path}": value for path, value in _describe_folder(recipe)}
+    below = describe_below(recipe.project, recipe.folder, lambda path: not _is_left_out(path))
+    inputs |= {f"recipe:{path}": value for path, value in below}
     inputs |= {f"input:{path}": value for path, value in _describe_globs(recipe)}
     return inputs
 
@@ -120,16 +122,22 @@ def traced_inputs(
     return inputs
 
 
-def refresh_traced(project: str | Path, old_inputs: Mapping[str, str]) -> dict[str, str]:
+def refresh_traced(
+    project: str | Path, old_inputs: Mapping[str, str], known: dict[str, str] | None = None
+) -> dict[str, str]:
     """The traced keys of an earlier build as they are now.
 
-    With ``static_inputs`` they tell whether the build is still current, without running the recipe.
+    With ``static_inputs`` they tell whether the build is still current, without running the recipe. What is
+    ``known`` already is not looked at; what is looked at is added to it.
     """
+    known = {} if known is None else known
     inputs = {}
     for key in old_inputs:
         kind, _, path = key.partition(":")
         if kind in TRACED_KINDS:
-            inputs[key] = look_again(str(project), kind, path)
+            if key not in known:
+                known[key] = look_again(str(project), kind, path)
+            inputs[key] = known[key]
     return inputs
 
 
@@ -180,13 +188,6 @@ def _is_static(recipe: Recipe, kind: str, absolute: str) -> bool:
     return is_inside and is_file and not _is_left_out(relative)
 
 
-def _describe_folder(recipe: Recipe) -> Iterator[tuple[str, str]]:
-    for path in walk(recipe.folder):
-        relative = path[len(recipe.folder) + 1 :]
-        if not _is_left_out(relative):
-            yield relative, describe_entry(recipe.project, path)
-
-
 def _describe_globs(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """A matched folder stands for everything below it."""
     project = Path(recipe.project)
@@ -194,12 +195,11 @@ def _describe_globs(recipe: Recipe) -> Iterator[tuple[str, str]]:
         relative = os.path.relpath(path, project)
         if is_litter(relative):
             continue
-        for file in walk(path) if os.path.isdir(path) and not os.path.islink(path) else [path]:
-            yield os.path.relpath(file, project), describe_entry(recipe.project, file)
-
-
-def _canonical(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        if os.path.isdir(path) and not os.path.islink(path):
+            for below, value in describe_below(recipe.project, path, lambda _: True):
+                yield f"{relative}/{below}", value
+        else:
+            yield relative, describe_entry(recipe.project, path)
 
 
 def _digest_value(value: Any) -> str:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from baker import identity
-from baker.catalog import Catalog
+from baker.catalog import Catalog, Overview, Place
+from baker.drawing import Drawn
 from baker.errors import BadReference, CatalogError
 from baker.fingerprint import image_test_inputs, refresh_traced, static_inputs
-from baker.model import Build, Image, ImageStatus, Recipe, Reference
+from baker.model import LATEST, Build, Image, ImageStatus, Recipe, Reference
 from baker.package_state import PackageUpdate
 from baker.providers.protocol import Provider, ResolvedSource
 from baker.seal import SEAL_VERSION
@@ -85,6 +86,8 @@ class ProjectKnowledge:
     For a ``preview`` (the name of its channel) the images that were baked for it go before the ordinary ones;
     without, those of previews are not seen. What other previews have built may be issued again. Package
     updates are not looked for without ``updates``.
+
+    The catalog is asked once for all recipes that are ``foreseen``, and for each further one when it is met.
     """
 
     catalog: Catalog
@@ -94,22 +97,63 @@ class ProjectKnowledge:
     preview: str | None = None
     updates: Updates | None = None
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    foreseen: frozenset[str] = frozenset()
+    _overviews: dict[str, Overview] = field(default_factory=dict, init=False)
+    _held: dict[tuple[str, str], Mapping[Place, Build]] = field(default_factory=dict, init=False)
+    _here: dict[str, bool] = field(default_factory=dict, init=False)
+    _tools: dict[str, str] = field(default_factory=dict, init=False)
+    _traced: dict[str, str] = field(default_factory=dict, init=False)
     _static: dict[tuple[str, str, str, str | None], dict[str, str]] = field(default_factory=dict, init=False)
 
+    def foreseeing(self, recipes: Collection[str]) -> Self:
+        """The same, for a plan of these recipes: with nothing remembered."""
+        return replace(self, foreseen=frozenset(recipes))
+
+    def _overview(self, recipe: str) -> Overview:
+        if recipe not in self._overviews:
+            asked = {recipe, *self.foreseen} - self._overviews.keys()
+            self._overviews.update(dict.fromkeys(asked, self.catalog.overview(asked, preview=self.preview)))
+        return self._overviews[recipe]
+
+    def _held_by(self, recipe: str, channel: str) -> Mapping[Place, Build]:
+        if (recipe, channel) not in self._held:
+            asked = {recipe, *self.foreseen}
+            found = self.catalog.channel_builds(asked, channel)
+            self._held.update({(name, channel): found for name in asked})
+        return self._held[recipe, channel]
+
     def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
-        builds = self.catalog.usable_builds(recipe, target, arch, preview=self.preview)
-        return [build for build in builds if self._is_here(build)]
+        return Drawn(self._find_usable(recipe, target, arch))
+
+    def _find_usable(self, recipe: str, target: str, arch: str) -> Iterator[Build]:
+        """The newest one mostly is all that anybody wants to know of."""
+        overview, place = self._overview(recipe), (recipe, target, arch)
+        first = overview.usable.get(place)
+        if first is not None and self._is_here(first):
+            yield first
+        if first is not None or place in overview.unsound:
+            for build in self.catalog.usable_builds(recipe, target, arch, preview=self.preview):
+                if (first is None or build.id != first.id) and self._is_here(build):
+                    yield build
 
     def preview_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
+        if (recipe, target, arch) not in self._overview(recipe).previewed:
+            return ()
         builds = self.catalog.preview_builds(recipe, target, arch, preview=self.preview)
         return [build for build in builds if self._is_here(build)]
 
     def find_build(self, reference: Reference, target: str, arch: str) -> Build | None:
-        try:
-            image = self.resolve_parent(reference, target, arch)
-            build = image.build_for(target, arch)
-        except BadReference:
-            return None
+        recipe, channel, place = reference.recipe, reference.channel, (reference.recipe, target, arch)
+        build: Build | None
+        if reference.version or reference.digest:
+            try:
+                build = self.resolve_parent(reference, target, arch).build_for(target, arch)
+            except BadReference:
+                return None
+        elif channel is None or channel == LATEST:
+            build = self._overview(recipe).latest.get(place)
+        else:
+            build = self._held_by(recipe, channel).get(place)
         return build if build and self._is_here(build) else None
 
     def resolve_parent(self, reference: Reference, target: str, arch: str) -> Image:
@@ -117,7 +161,7 @@ class ProjectKnowledge:
         return resolve_parent(self.catalog, reference, place=(target, arch), preview=self.preview)
 
     def waiting_version(self, recipe: str, target: str, arch: str) -> str | None:
-        return self.catalog.waiting_version(recipe, target, arch, preview=self.preview)
+        return self._overview(recipe).waiting_version(recipe, target, arch)
 
     def explain_no_build(self, reference: Reference, target: str, arch: str) -> str:
         try:
@@ -130,7 +174,10 @@ class ProjectKnowledge:
         return explain_absence(image.reference, build)
 
     def _is_here(self, build: Build) -> bool:
-        return all(self.providers[build.target].holds(artifact) for artifact in build.artifacts)
+        if build.id not in self._here:
+            provider = self.providers[build.target]
+            self._here[build.id] = all(provider.holds(artifact) for artifact in build.artifacts)
+        return self._here[build.id]
 
     def current_inputs(
         self, recipe: Recipe, target: str, arch: str, parent: Build | None, build: Build
@@ -139,7 +186,7 @@ class ProjectKnowledge:
         if key not in self._static:
             source = self.resolve(recipe, target, arch, parent)
             self._static[key] = self.static_inputs(recipe, target, arch, source)
-        return {**self._static[key], **refresh_traced(recipe.project, build.provenance.inputs)}
+        return {**self._static[key], **refresh_traced(recipe.project, build.provenance.inputs, self._traced)}
 
     def image_tests(self, recipe: Recipe) -> Mapping[str, str]:
         return image_test_inputs(recipe)
@@ -166,6 +213,8 @@ class ProjectKnowledge:
 
     def explain_revoked(self, recipe: str, target: str, arch: str) -> str | None:
         del target, arch  # an image is revoked with all its builds
+        if recipe not in self._overview(recipe).revoked:
+            return None
         newest = self.catalog.newest_image(recipe, preview=self.preview)
         if newest is None:
             return None
@@ -198,5 +247,7 @@ class ProjectKnowledge:
         return self.providers[target].resolve(spec.source, parent, settings, arch)
 
     def static_inputs(self, recipe: Recipe, target: str, arch: str, source: ResolvedSource) -> dict[str, str]:
+        if not self._tools:
+            self._tools.update(tool_versions())
         settings = result_settings(target, source.settings)
-        return static_inputs(recipe, target, arch, source.digest, self.environ, tool_versions(), settings)
+        return static_inputs(recipe, target, arch, source.digest, self.environ, self._tools, settings)

@@ -17,7 +17,8 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from baker.errors import RecipeError
 
@@ -35,14 +36,26 @@ LITTER = re.compile(
 SETTLED_NS = 2_000_000_000
 """A file that changed less than this ago may change again without a new time stamp: not cached."""
 
-_digests: dict[str, tuple[tuple[int, ...], str]] = {}
+Seen = tuple[tuple[int, ...], str]
+"""Device, inode, size and both times of a file as they were before it was read, and what it came to."""
+
+
+@dataclass(kw_only=True, slots=True)
+class SeenFiles:
+    """What was read so far, by path; ``is_new`` where some of it is not kept yet (``baker.digest_cache``)."""
+
+    known: dict[str, Seen] = field(default_factory=dict)
+    is_new: bool = False
+
+
+seen_files = SeenFiles()
 
 
 def is_litter(relative: str) -> bool:
     return any(LITTER.fullmatch(part) for part in relative.split("/"))
 
 
-def walk(folder: str) -> Iterator[str]:
+def walk(folder: str) -> Iterator[os.DirEntry[str]]:
     """Every path below that is not a real folder, without litter. Raises RecipeError."""
     try:
         entries = list(os.scandir(folder))
@@ -54,7 +67,7 @@ def walk(folder: str) -> Iterator[str]:
         if entry.is_dir(follow_symlinks=False):
             yield from walk(entry.path)
         else:
-            yield entry.path
+            yield entry
 
 
 def source_of(path: str) -> str:
@@ -89,7 +102,7 @@ def look_again(project: str, kind: str, name: str) -> str:
         return ABSENT
     if kind == "time":
         return f"{found.st_mtime_ns} {os.lstat(path).st_mtime_ns}"
-    if _leads_outside(project, path):
+    if leads_outside(project, path):
         return OUTSIDE
     if kind == "mode":
         return f"{stat.S_IMODE(found.st_mode):04o}"
@@ -132,7 +145,13 @@ def _tell_type(mode: int) -> str:
     return DIRECTORY if stat.S_ISDIR(mode) else FILE if stat.S_ISREG(mode) else SPECIAL
 
 
-def _leads_outside(project: str, path: str) -> bool:
+def leads_outside(project: str, path: str) -> bool:
+    """Of a path below the project: only a link on the way can lead out, and mostly there is none."""
+    part = path
+    while len(part) > len(project) and not os.path.islink(part):
+        part = part.rpartition("/")[0]
+    if part == project and "/../" not in f"{path}/":
+        return False
     return not f"{os.path.realpath(path)}/".startswith(f"{os.path.realpath(project)}/")
 
 
@@ -156,11 +175,27 @@ def _describe_listing(path: str, *, with_types: bool) -> str:
 
 def _tell_entry(entry: os.DirEntry[str]) -> str:
     """Its type, as one may ask the entry: whether it is a link, and what it is or leads to."""
-    kind = "/" if entry.is_dir() else "" if entry.is_file() else "?"
+    try:
+        kind = "/" if entry.is_dir() else "" if entry.is_file() else "?"
+    except OSError:  # a circle of links
+        kind = "!"
     return f"@{kind}" if entry.is_symlink() else kind
 
 
 # --- what is there -----------------------------------------------------------------------------------
+
+
+def describe_below(project: str, folder: str, is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, str]]:
+    """The wanted paths below a folder, from there, and what each is: see ``walk`` and ``describe_entry``."""
+    is_outside = leads_outside(project, folder)
+    for entry in walk(folder):
+        relative = entry.path[len(folder) + 1 :]
+        if not is_wanted(relative):
+            continue
+        if entry.is_symlink():
+            yield relative, describe_entry(project, entry.path)
+        else:  # no link above it either, as far as the folder
+            yield relative, _describe_found(entry.path, entry.stat(follow_symlinks=False), is_outside)
 
 
 def describe_entry(project: str, path: str) -> str:
@@ -176,12 +211,16 @@ def describe_path(project: str, path: str) -> str:
         found = os.stat(path)
     except OSError:
         return ABSENT  # also: a link that leads nowhere or in a circle, a file where a folder should be
-    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    cached = _digests.get(path)
-    if cached and cached[0] == key:
-        return cached[1]
-    if _leads_outside(project, path):
+    return _describe_found(path, found, leads_outside(project, path))
+
+
+def _describe_found(path: str, found: os.stat_result, is_outside: bool) -> str:
+    if is_outside:
         return OUTSIDE
+    key = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    seen = seen_files.known.get(path)
+    if seen and seen[0] == key:
+        return seen[1]
     if stat.S_ISDIR(found.st_mode):
         return DIRECTORY
     if not stat.S_ISREG(found.st_mode):
@@ -195,7 +234,8 @@ def describe_path(project: str, path: str) -> str:
         raise _unreadable(path, error) from error
     value = digest + ("+x" if found.st_mode & stat.S_IXUSR else "")
     if time.time_ns() - found.st_ctime_ns > SETTLED_NS:
-        _digests[path] = (key, value)
+        seen_files.known[path] = (key, value)
+        seen_files.is_new = True
     return value
 
 

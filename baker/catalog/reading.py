@@ -104,11 +104,11 @@ def list_images(
     for image, build in connection.execute(linked):
         members[image].append(build)
     holding = select(image_builds.c.build).join(images).where(*conditions)
-    known = _load_builds(connection, builds.c.number.in_(holding))
+    known = load_builds(connection, builds.c.number.in_(holding))
     names = find_channel_names(connection, {row.recipe for row in rows})
     ends = _find_ends(connection, {row.recipe for row in rows if row.preview is not None})
     labels = _list_labels(connection, *conditions)
-    revoked = _find_revoked(connection, known.values())
+    revoked = find_revoked(connection, known.values())
     return [
         Image(
             recipe=row.recipe,
@@ -136,7 +136,7 @@ def _find_ends(connection: Connection, wanted: set[str]) -> dict[tuple[str, str,
     return {(row.recipe, row.name, row.version): row.expires for row in rows}
 
 
-def _find_revoked(connection: Connection, loaded: Iterable[Build]) -> defaultdict[str, tuple[str, ...]]:
+def find_revoked(connection: Connection, loaded: Iterable[Build]) -> defaultdict[str, tuple[str, ...]]:
     return find_revoked_ancestors(connection, {build.id: build.provenance.parent_build for build in loaded})
 
 
@@ -203,13 +203,13 @@ def _list_builds(
         rank = row.preview is not None and row.preview == preview, row.number
         newest[row.build] = max(newest.get(row.build, rank), rank)
     chosen = builds.c.number.in_(usable.with_only_columns(image_builds.c.build))
-    found = _load_builds(connection, chosen)
-    revoked = _find_revoked(connection, found.values())
+    found = load_builds(connection, chosen)
+    revoked = find_revoked(connection, found.values())
     ordered = [found[number] for number in sorted(found, key=lambda number: newest[number], reverse=True)]
     return [build for build in ordered if not revoked[build.id]]
 
 
-def _load_builds(connection: Connection, *conditions: ColumnElement[bool]) -> dict[int, Build]:
+def load_builds(connection: Connection, *conditions: ColumnElement[bool]) -> dict[int, Build]:
     """Builds by their number, with their artifacts in the order in which these were added."""
     of_build: defaultdict[int, list[Artifact]] = defaultdict(list)
     wanted = select(artifacts).join(builds).where(*conditions).order_by(artifacts.c.number)

@@ -23,6 +23,7 @@ from baker.catalog.locks import LockCalls
 from baker.catalog.logs import LogCalls
 from baker.catalog.moving import MovingCalls
 from baker.catalog.package_states import PackageStateCalls
+from baker.catalog.planning import PlanningCalls
 from baker.catalog.promoting import ChannelCalls
 from baker.catalog.pruning import PruneCalls
 from baker.catalog.runs import RunCalls
@@ -49,6 +50,7 @@ class Catalog(
     FamilyCalls,
     LifeCalls,
     ChannelCalls,
+    PlanningCalls,
     ExpiryCalls,
     LeaseCalls,
     PruneCalls,

@@ -5,7 +5,8 @@ Reading never executes a recipe. A problem names file, line and key; ``validate_
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from baker.errors import RecipeError, RecipeNotFound
@@ -37,7 +38,7 @@ def load_recipes(
     folder = folder or project / "recipes"
     if not folder.is_dir():
         raise RecipeError(f"{folder} is no folder", hint='Make it, or set "recipes" in baker.toml')
-    known = _find_folders(folder)
+    known = dict.fromkeys(_find_folders(folder))
     wanted = list(known if names is None else names)
     for name in wanted:
         if name not in known:
@@ -67,7 +68,7 @@ def validate_all(project: Path, *, folder: Path | None = None) -> list[Problem]:
     folder = folder or project / "recipes"
     if not folder.is_dir():
         return [Problem(file=str(folder.relative_to(project)), message="no such folder")]
-    known = _find_folders(folder)
+    known = dict.fromkeys(_find_folders(folder))
     return _collect_problems({name: read_recipe(project, folder / name) for name in known}, known)
 
 
@@ -77,14 +78,15 @@ def parent_of(source: Source) -> str | None:
 
 
 def _find_folders(folder: Path) -> list[str]:
-    """Names of the folders that are meant as recipes."""
+    """Names of the folders that are meant as recipes. Paths are text: there may be a thousand."""
     if not folder.is_dir():
         return []
     marks = ("recipe.toml", "deploy.py")
     return sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if not entry.name.startswith((".", "_")) and any((entry / mark).exists() for mark in marks)
+        name
+        for name in os.listdir(folder)  # noqa: PTH208
+        if not name.startswith((".", "_"))
+        and any(os.path.exists(f"{folder}/{name}/{mark}") for mark in marks)  # noqa: PTH110
     )
 
 
@@ -96,7 +98,7 @@ def _find_parents(recipe: Recipe | None) -> list[str]:
     return [parent for source in sources if (parent := parent_of(source)) is not None]
 
 
-def _collect_problems(read: Mapping[str, ReadRecipe], known: Sequence[str]) -> list[Problem]:
+def _collect_problems(read: Mapping[str, ReadRecipe], known: Collection[str]) -> list[Problem]:
     problems = [problem for one in read.values() for problem in one.problems]
     for one in read.values():
         problems += _check_parents(one, read, known)
@@ -110,7 +112,7 @@ def _from_path(document: Document, target: str) -> KeyPath:
 
 
 def _check_parents(
-    one: ReadRecipe, read: Mapping[str, ReadRecipe], known: Sequence[str]
+    one: ReadRecipe, read: Mapping[str, ReadRecipe], known: Collection[str]
 ) -> Iterator[Problem]:
     if one.recipe is None or one.document is None:
         return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,6 @@ from baker.recipes.ami import check_ami_query
 from baker.recipes.data import find_dates, merge_data
 from baker.recipes.schema import DISTRIBUTIONS, FROM, RECIPE_SCHEMA, RESERVED_NAMES, TREE_FORMATS
 from baker.toml_file import Document, KeyPath, Problem, describe, find_problems, read_document
-
-IMAGE_TEST_PATTERNS = ("test_*.py", "*_test.py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,15 +29,19 @@ class ReadRecipe:
 
 def read_recipe(project: Path, folder: Path) -> ReadRecipe:
     name = folder.name
-    relative = folder.relative_to(project)
-    document = read_document(folder / "recipe.toml", project)
+    files = _list_files(folder)
+    path = folder / "recipe.toml"
+    document = read_document(path, project)
     missing = []
-    if not (folder / "deploy.py").is_file():
+    if "deploy.py" not in files:
         missing.append(
-            Problem(file=f"{relative}/deploy.py", message="no such file: a recipe is applied by it")
+            Problem(
+                file=f"{folder.relative_to(project)}/deploy.py",
+                message="no such file: a recipe is applied by it",
+            )
         )
     if isinstance(document, Problem):
-        if not (folder / "recipe.toml").exists():
+        if not path.exists():
             document = replace(document, message="no such file: a recipe is described by it")
         return ReadRecipe(name=name, problems=(document, *missing))
     problems = [*missing, *_check_name(document, name), *find_problems(document, RECIPE_SCHEMA)]
@@ -47,11 +50,24 @@ def read_recipe(project: Path, folder: Path) -> ReadRecipe:
     if problems:
         return ReadRecipe(name=name, problems=tuple(problems), document=document)
     return ReadRecipe(
-        name=name, problems=(), document=document, recipe=_make_recipe(document, project, folder)
+        name=name, problems=(), document=document, recipe=_make_recipe(document, project, folder, files)
     )
 
 
-def _make_recipe(document: Document, project: Path, folder: Path) -> Recipe:
+def _list_files(folder: Path) -> list[str]:
+    """Names of the files in a folder, also behind links; none where it cannot be listed."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return []
+    return [
+        entry.name
+        for entry in entries
+        if entry.is_file(follow_symlinks=False) or (entry.is_symlink() and Path(entry.path).is_file())
+    ]
+
+
+def _make_recipe(document: Document, project: Path, folder: Path, files: Sequence[str]) -> Recipe:
     values = document.values
     targets = {}
     for target, table in values.get("targets", {"local": {}}).items():
@@ -64,7 +80,7 @@ def _make_recipe(document: Document, project: Path, folder: Path) -> Recipe:
             settings={key: value for key, value in table.items() if key not in ("from", "data")},
         )
     timeout = parse_duration(values.get("timeout", 1800))
-    tests = {path for pattern in IMAGE_TEST_PATTERNS for path in folder.glob(pattern)}
+    tests = [name for name in files if _is_image_test(name)]
     return Recipe(
         name=folder.name,
         folder=str(folder),
@@ -78,11 +94,15 @@ def _make_recipe(document: Document, project: Path, folder: Path) -> Recipe:
         workdir=values.get("workdir"),
         timeout=timeout,
         total_timeout=parse_duration(values.get("total_timeout", max(7200.0, timeout))),
-        image_tests=tuple(str(path) for path in sorted(tests)),
+        image_tests=tuple(f"{folder}/{name}" for name in sorted(tests)),
         limits={stage: parse_duration(value) for stage, value in values.get("limits", {}).items()},
         retries=values.get("retries"),
         max_age=values.get("max_age"),
     )
+
+
+def _is_image_test(name: str) -> bool:
+    return name.endswith(".py") and (name.startswith("test_") or name.endswith("_test.py"))
 
 
 def parse_duration(value: float | str) -> float:

@@ -182,7 +182,12 @@ class Store:
     def has_artifact(self, artifact: str) -> bool:
         """Whether the artifact and every layer of it are here (not whether they are intact)."""
         try:
-            return all(self._layer_path(layer).exists() for layer in self.read_artifact(artifact)["layers"])
+            # Paths as text: planning asks this of a thousand images.
+            layers, folder = self.read_artifact(artifact)["layers"], str(self.layers)
+            return all(
+                os.path.exists(f"{folder}/{layer.removeprefix('sha256:')}.erofs")  # noqa: PTH110
+                for layer in layers
+            )
         except StoreError:
             return False
 
@@ -286,7 +291,8 @@ class Store:
 
     def _read_json(self, path: Path, what: str) -> dict[str, Any]:
         try:
-            found: dict[str, Any] = json.loads(path.read_bytes())
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - twice as fast
+                found: dict[str, Any] = json.loads(file.read())
         except FileNotFoundError:
             raise StoreError(f"{what} is not in the store {self.folder}") from None
         except ValueError as error:
