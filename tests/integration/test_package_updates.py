@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
-from baker.package_state import PackageState, PackageUpdate, encode_state
+from baker.model import Bootstrap
+from baker.package_state import NEWEST_SEEN, PackageState, PackageUpdate, encode_state
+from baker.providers.local import archive
+from baker.providers.local.provider import LocalProvider
 from baker.updates import AptUpdates
 from tests.apt_repository import Deb, keys, publish
 from tests.e2e.project import Project, make_project
@@ -267,6 +270,37 @@ def test_many_threads_at_once_find_the_same(look: Look, keys: list[Path], vendor
     for thread in threads:
         thread.join()
     assert found == [[update("tool", "1.0", "2.0")]] * 6
+
+
+def test_bakes_fetch_their_indexes_again_once_updates_were_seen_in_newer_ones(
+    keys: list[Path],
+    served: tuple[str, list[str]],
+    vendor: Path,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address, asked = served
+    publish(vendor, keys[0], make_deb("tool"))
+    monkeypatch.setitem(archive.KEYRINGS, "debian", (keys[0], "none"))
+    monkeypatch.setattr(archive.Archive, "_default_source_lines", lambda _: ["deb http://x.test stable main"])
+
+    def refresh(provider: LocalProvider) -> list[str]:
+        asked.clear()
+        provider.store.create()
+        provider._archive(Bootstrap(distribution="debian", suite="stable"), {"mirror": address}).refresh()
+        return list(asked)
+
+    provider = LocalProvider(home)
+    assert "200 InRelease" in refresh(provider)
+    assert refresh(provider) == []
+    changed = home / NEWEST_SEEN
+    changed.parent.mkdir()
+    changed.touch()
+    assert refresh(provider) == ["304 InRelease"]
+    assert refresh(provider) == []
+    provider = LocalProvider(home, refresh=True)
+    assert refresh(provider) == ["304 InRelease"]
+    assert refresh(provider) == []
 
 
 # --- with machines -----------------------------------------------------------------------------------------

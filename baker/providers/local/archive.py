@@ -122,7 +122,7 @@ class Archive:
             if not stamp.exists():
                 return False
             fetched = stamp.stat().st_mtime
-            return offline or (fetched >= self._not_before and 0 <= self._clock() - fetched < FRESH_SECONDS)
+            return offline or (fetched > self._not_before and 0 <= self._clock() - fetched < FRESH_SECONDS)
 
         if is_fresh():
             return
