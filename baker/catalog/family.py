@@ -55,8 +55,8 @@ class FamilyCalls(Calls):
     ) -> dict[str, Relative]:
         """The image itself, what it is built upon up to the root, and all that is built upon it.
 
-        By reference. A build that several versions hold counts as that of the image
-        asked for, else as the newest one's that may be used. Raises BadReference.
+        By reference. A build that several versions hold counts as that of the image asked for, else as the
+        newest one's that may be used and is no preview. Raises BadReference.
         """
         return self._read(
             lambda connection: find_family(connection, recipe, version, upwards=upwards, downwards=downwards)
@@ -116,8 +116,8 @@ def _name(row: Row) -> str:
     return f"{row.recipe}:{row.version}"
 
 
-def _preference(row: Row) -> tuple[bool, int]:
-    return row.status in USABLE, row.version
+def _preference(row: Row) -> tuple[bool, bool, int]:
+    return row.status in USABLE, row.preview is None, row.version
 
 
 def _cut(values: Iterable[Any]) -> Iterator[list[Any]]:
@@ -159,7 +159,8 @@ def _follow_down(connection: Connection, known: dict[str, Row], own: set[str]) -
 
 def _list_holders(connection: Connection, known: Iterable[str]) -> defaultdict[str, list[Row]]:
     """The images that hold each build."""
-    columns = (builds.c.id, images.c.recipe, images.c.version, images.c.created, status_now.label("status"))
+    of_image = (images.c.recipe, images.c.version, images.c.created, images.c.preview)
+    columns = (builds.c.id, *of_image, status_now.label("status"))
     holders: defaultdict[str, list[Row]] = defaultdict(list)
     for part in _cut(sorted(known)):
         linked = select(*columns).select_from(builds.join(image_builds).join(images))

@@ -58,14 +58,12 @@ def test_preview_is_shown_promoted_by_hand_and_removed_when_it_is_over(project: 
     again = project.json("promote", "web:2", "pr-1", "--yes", "--expires", "1d")
     assert datetime.fromisoformat(again["expires"]) < datetime.now(UTC) + timedelta(days=2)
     assert show_images(project) == {"web:2": (["pr-1"], "pr-1"), "web:1": (["latest"], None)}
-    for command in (("image", "ls"), ("image", "show", "web:2")):
-        assert "available, preview for pr-1 until 20" in project.run(*command).stdout
+    assert "available, preview for pr-1 until 20" in project.run("image", "show", "web:2").stdout
     (channel,) = project.json("channel", "ls")["channels"]
     assert (channel["expires"], channel["expired"]) == (again["expires"], False)
     assert "It expires 20" in project.run("channel", "history", "web", "pr-1").stderr
 
     end_channel(project, "pr-1")
-    assert "(expired)" in project.run("channel", "ls").stdout
     assert "web:pr-1 expired on" in project.run("image", "resolve", "web:pr-1", status=2).stderr
     told = project.run("image", "prune", "--dry-run")
     assert "would remove the channel web:pr-1, which held web:2" in told.stdout

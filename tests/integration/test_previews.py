@@ -150,6 +150,16 @@ def test_image_that_answers_for_a_build_is_one_in_view(catalog):
     assert catalog.holder(build.id, preview="pr-3").version == 1
 
 
+def test_parent_is_named_by_its_ordinary_image(catalog):
+    base = make_image(catalog, "base").builds[0]
+    catalog.register(
+        recipe="base", build=None, layers=(), packages=(), carry=[base.id], wanted=[LOCAL], preview="pr-1"
+    )
+    catalog.make_available("base", 2, {base.id: base.artifacts})
+    make_image(catalog, build=make_build(provenance=make_provenance(parent_build=base.id)))
+    assert catalog.family("web", 1)["web:1"].parents == ("base:1",)
+
+
 def test_builds_join_only_incomplete_versions_of_their_own_kind(catalog):
     make_image(catalog, wanted=BOTH)
     make_image(catalog, wanted=BOTH, preview="pr-1")
