@@ -8,7 +8,7 @@ version says nothing.
 """
 
 # Paths are text in this file: it works on what others pass to os.
-# ruff: noqa: PTH109, PTH112, PTH117, PTH118, PTH120
+# ruff: noqa: PTH109, PTH110, PTH112, PTH117, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import builtins
 import contextlib
 import functools
 import importlib.metadata
-import importlib.util
 import os
 import shlex
 import stat
@@ -32,6 +31,7 @@ import baker
 from baker.configurer.looking import REAL, Ask, Lookups, is_path_module, module_of
 from baker.configurer.project import Project
 from baker.configurer.sandbox import find_linked_packages
+from baker.project_files import source_of
 
 IMPORT_SYSTEM = {
     "importlib",
@@ -194,8 +194,7 @@ class Tracer:
         text = self._find_text(path, dir_fd)
         if text is None or isinstance(path, int):  # what is open was opened
             return
-        if text.endswith(".pyc") and "__pycache__" in text:
-            text = importlib.util.source_from_cache(text)  # of the module, which is only looked at
+        text = source_of(text)
         if text.startswith(self._code) and not text.startswith(self._linked):
             return  # most of what is opened
         place = self._find_place(text)
@@ -299,8 +298,7 @@ class Tracer:
             for candidate in candidates if place is not None else ():
                 if candidate == origin:
                     break
-                if not os.path.lexists(candidate):
-                    self._add_path("absent", candidate)
+                self._add_path("type" if os.path.exists(candidate) else "absent", candidate)
             if origin is not None and origin.startswith((f"{folder}/{tail}.", f"{folder}/{tail}/")):
                 self._add_path("type", origin)
                 return

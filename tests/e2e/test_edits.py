@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from baker.interrupt import Interruption
 from baker.plan import make_plan
 from baker.progress_console import ProgressConsole
 from baker.settings import load_settings
+from tests.apt_repository import Deb, make_key, publish, stop_agent
 from tests.e2e.project import Project, make_project
 
 pytestmark = pytest.mark.machine
@@ -109,6 +109,9 @@ if Path("flags/tuned").exists():
     "recipes/shell/deploy.py": 'import subprocess\n\nsubprocess.run(["true"])\n' + MAKE.format(name="shell"),
     "recipes/declared/recipe.toml": 'from = "debian:trixie"\ninputs = ["vendor/**"]\n',
     "recipes/declared/deploy.py": 'import subprocess\n\nsubprocess.run(["true"])\n' + MAKE.format(name="declared"),
+    # tool: a package of an archive that is a folder of the project
+    "recipes/tool/recipe.toml": 'from = "debian:trixie"\n[[targets.local.repositories]]\nuri = "archive"\nsuite = "stable"\nkeyring = "archive.gpg"\n',
+    "recipes/tool/deploy.py": 'from pyinfra.operations import apt\n\napt.packages(packages=["tiny-tool"])\n',
 }  # fmt: skip
 
 RECIPES = sorted({path.split("/")[1] for path in FILES if path.startswith("recipes/")})
@@ -123,6 +126,7 @@ class Site:
     """A copy of the baked project, with a catalog of its own."""
 
     project: Project
+    key: Path | None = None
     environ: dict[str, str] = field(default_factory=lambda: dict(ENVIRON))
     names: list[str] | None = None
     overrides: list[str] = field(default_factory=list)
@@ -172,27 +176,48 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def baked(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Project:
+def baked(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Iterator[Project]:
     """Every recipe of the project, baked once."""
     folder = tmp_path_factory.mktemp("edits")
     project = make_project(folder / "project", shared_home)
     for path, text in FILES.items():
         project.write(path, text)
+    key = make_key(folder / "key")
+    shutil.copy(key, project.folder / "archive.gpg")
+    publish(project.folder / "archive", key, Deb(name="tiny-tool"), Deb(name="another"))
     project.environ |= {**ENVIRON, "BAKER_CATALOG": f"sqlite:///{folder}/catalog.db"}
     project.bake("base")
     project.run("promote", "base:1", "prod", "--yes")
     assert {bake["outcome"] for bake in project.bake("--jobs", "2")} == {"baked", "unchanged"}
+    yield project
+    stop_agent(folder / "key")
+
+
+@pytest.fixture(scope="module")
+def rebaked(baked: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Thereafter base was changed, and baked anew: nothing else yet."""
+    project = copy_project(baked, tmp_path_factory.mktemp("rebaked"))
+    project.write("recipes/base/deploy.py", MAKE.format(name="another"))
+    assert [bake["image"] for bake in project.bake("base")] == ["base:2"]
     return project
 
 
+def copy_project(project: Project, folder: Path) -> Project:
+    """With a catalog of its own; what the builds are lies in the same store."""
+    shutil.copytree(project.folder, folder / "project", symlinks=True)
+    shutil.copy(project.environ["BAKER_CATALOG"].removeprefix("sqlite:///"), folder / "catalog.db")
+    environ = {**project.environ, "BAKER_CATALOG": f"sqlite:///{folder}/catalog.db"}
+    return Project(folder=folder / "project", home=project.home, environ=environ)
+
+
 @pytest.fixture
-def site(baked: Project, tmp_path: Path) -> Iterator[Site]:
-    shutil.copytree(baked.folder, tmp_path / "project", symlinks=True)
-    catalog = baked.environ["BAKER_CATALOG"].removeprefix("sqlite:///")
-    shutil.copy(catalog, tmp_path / "catalog.db")
-    project = Project(folder=tmp_path / "project", home=baked.home)
-    project.environ["BAKER_CATALOG"] = f"sqlite:///{tmp_path}/catalog.db"
-    yield Site(project=project)
+def site(baked: Project, tmp_path: Path) -> Site:
+    return Site(project=copy_project(baked, tmp_path), key=Path(baked.folder.parent, "key/public.gpg"))
+
+
+@pytest.fixture
+def later_site(rebaked: Project, tmp_path: Path) -> Site:
+    return Site(project=copy_project(rebaked, tmp_path))
 
 
 # --- edits ------------------------------------------------------------------------------------------------
@@ -346,7 +371,23 @@ def own_by(uid: int) -> Edit:
 
 
 def run(*arguments: str) -> Edit:
+    """A command of baker."""
     return lambda site: site.run(*arguments)
+
+
+def revoke(reference: str) -> Edit:
+    return run("image", "revoke", reference, "--reason", "it is bad", "--yes", "--no-fall-back")
+
+
+def release(*debs: Deb) -> Edit:
+    """Put packages into the archive, in the place of those that it has."""
+
+    def edit(site: Site) -> None:
+        assert site.key is not None
+        shutil.rmtree(site.path("archive"))
+        publish(site.path("archive"), site.key, *debs)
+
+    return edit
 
 
 def each(names: list[str], what: str) -> dict[str, str]:
@@ -448,15 +489,49 @@ EDITS: dict[str, tuple[Edit, Mapping[str, str], str]] = {
     "uncommitted file": (in_turn(commit, write("notes.txt", "x")), UNMOVED, ""),
     "branch": (switch_branch, UNMOVED, ""),
     "to a branch and back": (switch_there_and_back, UNMOVED, ""),
+    "less than max_age later": (in_turn(append("recipes/other/recipe.toml", 'max_age = "30d"\n'), let_pass(days=29)), UNMOVED, ""),
+    "max_age later": (in_turn(append("recipes/other/recipe.toml", 'max_age = "30d"\n'), let_pass(days=31)), {"other": "bake too-old"}, ""),
+    # -- the archive
+    "newer package": (release(Deb(name="tiny-tool", version="2.0"), Deb(name="another")), {"tool": "bake packages-outdated"}, "tool: "),
+    "newer package that no image has": (release(Deb(name="tiny-tool"), Deb(name="another", version="2.0")), UNMOVED, ""),
+    "archive signed anew": (release(Deb(name="tiny-tool"), Deb(name="another")), UNMOVED, ""),
+    # -- what becomes of images
+    "image deprecated": (run("image", "deprecate", "base:1", "--reason", "old"), UNMOVED, ""),
+    "image revoked": (revoke("web:1"), {"web": "bake revoked", "child": FOLLOWS}, "web: web:1 was revoked"),
+    "channel moved to what it holds": (run("promote", "base:1", "prod", "--yes"), UNMOVED, ""),
     # -- tools
     "pyinfra upgraded": (upgrade("pyinfra"), {name: what.replace("changed", "configurer-upgraded") for name, what in EVERY_ROOT_CHANGED.items()}, "other: pyinfra upgraded from"),
     "seal upgraded": (upgrade("seal"), {name: what.replace("changed", "configurer-upgraded") for name, what in EVERY_ROOT_CHANGED.items()}, "other: seal upgraded from"),
 }  # fmt: skip
 
+MOVED = {"web": "bake source-moved", "child": FOLLOWS}
+
+# base:2 is there, and web:1, pinned:1 and steady:1 are built upon base:1.
+LATER_EDITS: dict[str, tuple[Edit, Mapping[str, str], str]] = {
+    "parent baked anew with another result": (lambda _site: None, MOVED, "web: "),
+    "parent promoted": (run("promote", "base:2", "prod", "--yes"), {**MOVED, "steady": "bake source-moved"}, "steady: "),
+    "parent promoted and rolled back": (
+        in_turn(run("promote", "base:2", "prod", "--yes"), run("rollback", "base", "prod", "--yes")), MOVED, ""
+    ),
+    # base:1's build is issued anew, as base:3: what is built upon it is up to date again.
+    "edit of the parent reverted": (write("recipes/base/deploy.py", FILES["recipes/base/deploy.py"]), {"base": "bake changed reissue"}, "base: "),
+    "new parent revoked": (revoke("base:2"), {"base": "bake changed revoked"}, "base: "),
+    "pinned parent revoked": (revoke("base:1"), {**MOVED, "pinned": "blocked blocked", "steady": "blocked blocked"}, "pinned: "),
+    "parent baked anew with the same result": (run("bake", "base", "--force"), MOVED, ""),
+}  # fmt: skip
+
 
 @pytest.mark.parametrize("name", EDITS)
 def test_edit_concerns_exactly_these_recipes(site: Site, name: str) -> None:
-    edit, expected, says = EDITS[name]
+    check(site, *EDITS[name])
+
+
+@pytest.mark.parametrize("name", LATER_EDITS)
+def test_what_happens_to_a_parent_concerns_exactly_these_recipes(later_site: Site, name: str) -> None:
+    check(later_site, *LATER_EDITS[name])
+
+
+def check(site: Site, edit: Edit, expected: Mapping[str, str], says: str) -> None:
     edit(site)
     planned = site.plan()
     usual = each(site.names or RECIPES, "skip unchanged") | ({} if site.names else {"shell": "bake opaque"})
