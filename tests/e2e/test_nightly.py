@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -12,9 +13,12 @@ from typing import Any
 import pytest
 
 from baker.catalog import Catalog
+from tests.apt_repository import keys, make_repository
 from tests.e2e.project import TRIVIAL, Project, make_project
 from tests.integration.test_channels import let_time_pass
 from tests.integration.test_notifying import Listener, listening
+
+__all__ = ["keys"]
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("nothing_left_behind")]
 
@@ -31,6 +35,15 @@ soak = "1h"
 [retention]
 keep_last = 1
 channels = { dev = 1, staging = 1 }
+"""
+REPOSITORY = """
+[local]
+repositories = [{ uri = "archive", suite = "stable", keyring = "archive.gpg" }]
+"""
+INSTALLS = """
+from pyinfra.operations import apt
+
+apt.packages(name="Install it", packages=["tiny-tool"], update=True)
 """
 FAILS = """
 from pyinfra.operations import server
@@ -79,52 +92,50 @@ def wait(project: Project, seconds: float) -> None:
 
 
 def test_nights_bake_what_is_due_promote_tell_and_do_nothing_when_nothing_happened(
-    project: Project, listener: Listener, tmp_path: Path
+    project: Project, listener: Listener, tmp_path: Path, keys: list[Path]
 ) -> None:
+    archive = make_repository(project.folder / "archive", keys[0])
+    shutil.copy(keys[0], project.folder / "archive.gpg")
+    project.write("baker.toml", REPOSITORY + SETTINGS)
     project.recipe("base")
     project.recipe("web", toml='from = "base"\n', deploy=TRIVIAL.replace("made", "web"))
+    project.recipe("tool", deploy=INSTALLS)
 
     first = project.json("nightly", "--summary", str(tmp_path / "summary.md"))
     assert first["outcome"] == "done"
-    assert outcomes(first) == {"base": "baked", "web": "baked"}
+    assert outcomes(first) == {"base": "baked", "tool": "baked", "web": "baked"}
     assert promotions(first) == {
-        "base:dev": "moved base:1",
-        "base:staging": "waiting base:1",
-        "web:dev": "moved web:1",
-        "web:staging": "waiting web:1",
+        f"{name}:{channel}": f"{outcome} {name}:1"
+        for name in ("base", "tool", "web")
+        for channel, outcome in (("dev", "moved"), ("staging", "waiting"))
     }
-    assert [told["title"] for told in listener.notified] == ["project: nightly done: 2 baked, 2 promoted"]
+    title = "project: nightly done: 3 baked, 3 promoted"
+    assert [told["title"] for told in listener.notified] == [title]
     assert listener.pinged == ["/ping/s3cret/start", "/ping/s3cret"]
     summary = (tmp_path / "summary.md").read_text()
-    assert summary.startswith("## project: nightly done: 2 baked, 2 promoted\n\n```\n")
+    assert summary.startswith(f"## {title}\n\n```\n")
     assert "s3cret" not in summary + json.dumps(first)
 
-    quiet = project.run("nightly")
-    lines = quiet.stdout.splitlines()
-    assert "Traceback" not in quiet.stderr
-    assert lines[0].startswith("project: nightly done (")
-    assert [line.split()[:2] for line in lines[1:]] == [
-        ["unchanged", "base:1"],
-        ["unchanged", "web:1"],
-        ["waiting", "base:staging"],
-        ["waiting", "web:staging"],
-    ]
-    assert len(listener.notified) == 1, "nothing happened"
-    assert listener.pinged[2:] == ["/ping/s3cret/start", "/ping/s3cret"]
-
-    # It breaks: only what is built upon it is blocked, and all the rest is still done.
+    # A package is newer, and a recipe breaks: what that does not concern is done all the same.
+    make_repository(archive, keys[0], version="1.1")
     project.recipe("base", deploy=FAILS)
-    project.recipe("other", deploy=TRIVIAL.replace("made", "other"))
     broken = project.json("nightly", status=1)
     assert broken["outcome"] == "failed"
-    assert outcomes(broken) == {"base": "failed", "other": "baked", "web": "blocked"}
+    assert outcomes(broken) == {"base": "failed", "tool": "baked", "web": "blocked"}
+    plan = {entry["recipe"]: [reason["kind"] for reason in entry["reasons"]] for entry in broken["plan"]}
+    assert plan == {"base": ["changed"], "tool": ["packages-outdated"], "web": ["parent-will-be-baked"]}
+    changes = {bake["recipe"]: bake["changes"] for bake in broken["bakes"]}
+    assert changes["tool"]["packages"] == [
+        {"name": "tiny-tool", "from": "1.0", "to": "1.1", "security": False}
+    ]
     moved = {name: what for name, what in promotions(broken).items() if what.startswith("moved")}
-    assert moved == {"other:dev": "moved other:1"}
+    assert moved == {"tool:dev": "moved tool:2"}
+    since = {bake["recipe"]: bake["failing_since"] for bake in broken["bakes"]}
+    assert since == {"base": broken["started"], "web": broken["started"], "tool": None}
     assert listener.pinged[-1] == "/ping/s3cret/fail"
     told = listener.notified[1]
     assert (told["title"], told["type"]) == ("project: nightly failed: base", "failure")
-    since = {bake["recipe"]: bake["failing_since"] for bake in broken["bakes"]}
-    assert since == {"base": broken["started"], "web": broken["started"], "other": None}
+    assert "tiny-tool 1.0 to 1.1" in told["message"]
 
     # It is well again: what was baked from it before is still there.
     project.recipe("base")
@@ -132,12 +143,22 @@ def test_nights_bake_what_is_due_promote_tell_and_do_nothing_when_nothing_happen
     assert (well["outcome"], well["recovered"]) == ("done", True)
     assert {bake["recipe"]: (bake["outcome"], bake["recovered"]) for bake in well["bakes"]} == {
         "base": ("unchanged", True),
+        "tool": ("unchanged", False),
         "web": ("unchanged", True),
-        "other": ("unchanged", False),
     }
     assert listener.notified[2]["title"] == "project: nightly recovered"
-    project.json("nightly")
-    assert len(listener.notified) == 3
+
+    quiet = project.run("nightly")
+    lines = quiet.stdout.splitlines()
+    assert lines[0].startswith("project: nightly done (")
+    assert [line.split()[:2] for line in lines[1:]] == [
+        ["unchanged", "base:1"],
+        ["unchanged", "tool:2"],
+        ["unchanged", "web:1"],
+        *(["waiting", f"{name}:staging"] for name in ("base", "tool", "web")),
+    ]
+    assert len(listener.notified) == 3, "nothing happened"
+    assert listener.pinged[-2:] == ["/ping/s3cret/start", "/ping/s3cret"]
 
 
 @pytest.mark.slow
@@ -196,6 +217,21 @@ def test_child_is_baked_upon_what_was_promoted_in_the_same_night(project: Projec
     assert "it hangs" in night["promotions"][0]["why"][0]
 
 
+def test_night_while_another_one_is_at_work_does_nothing_and_says_who(
+    project: Project, listener: Listener
+) -> None:
+    project.recipe("base")
+    with Catalog.open(project.environ["BAKER_CATALOG"], actor="ann") as catalog:
+        lock = catalog.hold_lock("nightly", "01J", seconds=600, store="builder-1:/b#1", pid=7)
+        done = project.run("nightly", "--json", status=1)
+        since = f"{lock.since:%Y-%m-%d %H:%M:%S} UTC"
+        assert f"nightly is held by ann on builder-1 (process 7) since {since}" in done.stderr
+        assert "--wait" in done.stderr
+        assert (done.stdout, listener.pinged, listener.notified) == ("", [], [])
+        assert (catalog.bakes(), catalog.runs()) == ([], [])
+
+
+@pytest.mark.slow
 def test_two_nights_never_overlap_and_one_that_is_interrupted_cleans_up(
     project: Project, listener: Listener
 ) -> None:
