@@ -18,6 +18,7 @@ from baker.package_state import (
     find_asked,
     find_own,
     list_installed,
+    parse_files,
     parse_local,
     parse_options,
     parse_simulation,
@@ -28,7 +29,7 @@ from baker.providers.protocol import CommandResult, Machine, OutputSink
 TIMEOUT = 120.0
 MAX_PACKED, MAX_UNPACKED = 16 << 20, 64 << 20
 MAX_TEXT, MAX_TEXTS = 64 << 10, 10_000
-TOLD = ("options", "simulation", "local")
+TOLD = ("options", "simulation", "local", "debs")
 UPLOAD = re.compile(r"cat > (\S+?)['\"]*$")
 KEYRING = re.compile(r"^etc/apt/trusted[.]gpg|^etc/apt/keyrings/|[.](gpg|asc|pgp)$")
 APT = re.compile(r"\b(?:apt|apt-get|aptitude|dpkg|unattended-upgrades?)\b|\.deb\b")
@@ -47,6 +48,7 @@ mkdir "$scratch/baker"
 cd "$scratch/baker"
 apt-config dump >options 2>/dev/null
 : >local
+size=$1
 : >simulation
 lists=/var/lib/apt/lists
 if [ -n "$3" ] && ! ls "$lists" 2>/dev/null | grep -q _Packages; then
@@ -56,6 +58,10 @@ if [ -n "$3" ] && ! ls "$lists" 2>/dev/null | grep -q _Packages; then
 fi
 [ -z "$3" ] || apt-get --simulate -o "Dir::State::Lists=$lists" dist-upgrade >simulation 2>&1
 [ -z "$2" ] || apt list --installed -o "Dir::State::Lists=$lists" >local 2>/dev/null
+shift 3
+for file; do
+    [ -f "$file" ] && dpkg-deb --show "$file"
+done >debs 2>/dev/null
 cd /
 for name in var/lib/dpkg/status var/lib/apt/extended_states \\
     etc/apt/sources.list etc/apt/sources.list.d/*.list etc/apt/sources.list.d/*.sources \\
@@ -70,8 +76,8 @@ sort -u "$scratch/named" | while read -r name; do
     [ -f "$name" ] && printf '%s\\n' "${name#/}"
 done >>"$scratch/names"
 tar --create --dereference --no-recursion --ignore-failed-read --verbatim-files-from \\
-    -C / -T "$scratch/names" -C "$scratch" baker/options baker/simulation baker/local 2>/dev/null |
-    gzip -1 | head -c "$1"
+    -C / -T "$scratch/names" -C "$scratch" baker/options baker/simulation baker/local baker/debs 2>/dev/null |
+    gzip -1 | head -c "$size"
 """
 
 
@@ -160,7 +166,7 @@ def read_package_state(
     # What was made of the newest packages a moment ago, and asks nothing of apt, has them.
     moved = before != after or bool(texts)
     flags = ["files" if asked.files else "", "moved" if moved else ""]
-    argv = ["sh", "-c", READ, "sh", str(MAX_PACKED + 1), *flags]
+    argv = ["sh", "-c", READ, "sh", str(MAX_PACKED + 1), *flags, *sorted(asked.paths)]
     try:
         done = machine.run(argv, timeout=TIMEOUT)
     except CommandTimeout:
@@ -177,7 +183,7 @@ def _make_state(
     told = {name: files.pop(f"baker/{name}", b"").decode(errors="replace") for name in TOLD}
     status = strip_status(files[STATUS].decode(errors="replace"))
     versions = {name.partition(":")[0]: version for name, version in list_installed(status)}
-    local = {name: versions[name] for name in parse_local(told["local"]) if name in versions}
+    local = parse_local(told["local"]) | parse_files(told["debs"], versions)
     simulated = parse_simulation(told["simulation"])
     # Keyrings are most of what there is, and few of them are used.
     used = {path for path in files if not KEYRING.search(path)} | name_keyrings(files)
@@ -185,11 +191,11 @@ def _make_state(
         own=own,
         from_archive=from_archive,
         upgrade=asked.upgrade,
-        pins={**asked.pins, **local},
+        pins={**asked.pins, **{name: versions[name] for name in local if name in versions}},
         recommends=asked.recommends,
         options=parse_options(told["options"]),
         files={path: content for path, content in files.items() if path in used} | {STATUS: status.encode()},
-        stuck=frozenset(change.name for change in simulated.changes),
+        stuck=simulated.kept | {change.name for change in simulated.changes},
         unneeded=simulated.unneeded,
     )
 

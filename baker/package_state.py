@@ -56,13 +56,14 @@ class Simulated:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
     """What a recipe asked of apt: packages by name, some of them at a version (``pins``); to ``upgrade``
-    (``dist-upgrade``) all; without recommended packages; from ``files`` that no archive needs to know."""
+    (``dist-upgrade``) all; without recommended packages; from ``files``, those at ``paths`` among them."""
 
     names: frozenset[str] = frozenset()
     pins: Mapping[str, str] = field(default_factory=dict)
     upgrade: str | None = None
     recommends: bool = True
     files: bool = False
+    paths: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,11 +109,13 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
     pins: dict[str, str] = {}
     upgrade: str | None = None
     recommends: list[bool] = []
+    paths: set[str] = set()
     files = False
     known = set(installed)
     for text in texts:
         plain = re.sub(r"[\"'\\]+", " ", text.replace("\\\n", " "))
         files |= bool(re.search(r"\.deb\b|\bdpkg\b", plain))
+        paths |= set(re.findall(r"(?<!\S)/\S+\.deb(?!\S)", plain))
         if re.search(r"\bunattended-upgrades?\b", plain) and not COMMAND.search(plain):
             upgrade = upgrade or "upgrade"
         for command in COMMAND.finditer(plain):
@@ -138,6 +141,7 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
         upgrade=upgrade,
         recommends=any(recommends) or not recommends,
         files=files,
+        paths=frozenset(paths),
     )
 
 
@@ -159,8 +163,13 @@ def _read_command(words: list[str]) -> tuple[str, set[str], list[str]]:
 
 
 def find_own(before: Mapping[str, str], after: Mapping[str, str], asked: Asked) -> frozenset[str]:
-    """Names of the packages that a recipe changed or asked for; both map ``name:arch`` to a version."""
+    """Names of the packages that a recipe changed or asked for; both map ``name:arch`` to a version.
+
+    What came of upgrading everything is not among them: an upgrade does not bring all that is newer.
+    """
     changed = {name for name, version in after.items() if before.get(name) != version}
+    if asked.upgrade is not None:
+        changed -= before.keys()
     wanted = {name for name in after if name.partition(":")[0] in asked.names}
     return frozenset(name.partition(":")[0] for name in changed | wanted)
 
@@ -191,10 +200,13 @@ def parse_simulation(printed: str) -> Simulated:
         short, _, arch = name.partition(":")
         changes.append(PackageUpdate(name=short, arch=arch, installed=installed, candidate=None))
     unneeded, kept = (
-        frozenset(word for block in pattern.findall(printed) for word in block.split())
-        for pattern in (UNNEEDED, KEPT)
+        {word for block in pattern.findall(printed) for word in block.split()} for pattern in (UNNEEDED, KEPT)
     )
-    return Simulated(changes=tuple(changes), unneeded=unneeded, kept=kept)
+    return Simulated(
+        changes=tuple(changes),
+        unneeded=frozenset(unneeded),
+        kept=frozenset(word.partition(":")[0] for word in kept),
+    )
 
 
 def parse_options(dumped: str) -> tuple[tuple[str, str], ...]:
@@ -209,6 +221,12 @@ def parse_options(dumped: str) -> tuple[tuple[str, str], ...]:
 def parse_local(listed: str) -> frozenset[str]:
     """Of ``apt list --installed`` the packages whose version no archive has."""
     return frozenset(re.findall(r"^([^/\s]+)/.*\[.*\blocal\b.*\]$", listed, re.MULTILINE))
+
+
+def parse_files(shown: str, versions: Mapping[str, str]) -> frozenset[str]:
+    """Of ``dpkg-deb --show`` the packages that are installed at this version."""
+    pairs = (line.partition("\t") for line in shown.splitlines())
+    return frozenset(name for name, _, version in pairs if versions.get(name) == version)
 
 
 # --- the status file --------------------------------------------------------------------------------------

@@ -27,41 +27,41 @@ def make_deb(name: str, version: str = "1.0", **fields: str) -> Deb:
 
 
 OLD = (
-    make_deb("alpha"),
-    make_deb("beta"),
-    make_deb("gamma"),
-    make_deb("delta"),
-    make_deb("epsilon"),
-    make_deb("zeta"),
-    make_deb("eta"),
-    make_deb("theta", Depends="theta-old"),
-    make_deb("theta-old"),
-    make_deb("iota"),
-    make_deb("kappa"),
-    make_deb("lambda"),
-    make_deb("mu"),
-    make_deb("mu-extra"),
+    make_deb("our-alpha"),
+    make_deb("our-beta"),
+    make_deb("our-gamma"),
+    make_deb("our-delta"),
+    make_deb("our-epsilon"),
+    make_deb("our-zeta"),
+    make_deb("our-eta"),
+    make_deb("our-theta", Depends="our-theta-old"),
+    make_deb("our-theta-old"),
+    make_deb("our-iota"),
+    make_deb("our-kappa"),
+    make_deb("our-lambda"),
+    make_deb("our-mu"),
+    make_deb("our-mu-extra"),
 )
 NEW = (
-    make_deb("alpha", "2.0"),
-    make_deb("beta", "2.0"),
-    make_deb("gamma"),
-    make_deb("delta"),
-    make_deb("delta", "2.0"),
-    make_deb("epsilon", "2.0"),
-    make_deb("zeta"),
-    make_deb("zeta", "2.0"),
-    make_deb("eta", "2.0", Depends="eta-lib"),
-    make_deb("eta-lib"),
-    make_deb("theta", "2.0", Depends="theta-new", Breaks="theta-old", Replaces="theta-old"),
-    make_deb("theta-old"),
-    make_deb("theta-new"),
-    make_deb("iota", "2.0", Recommends="iota-extra"),
-    make_deb("iota-extra"),
-    make_deb("kappa", "2.0"),
-    make_deb("lambda", "2.0"),
-    make_deb("mu", "2.0", Depends="mu-extra (>= 2.0)"),
-    make_deb("mu-extra", "2.0"),
+    make_deb("our-alpha", "2.0"),
+    make_deb("our-beta", "2.0"),
+    make_deb("our-gamma"),
+    make_deb("our-delta"),
+    make_deb("our-delta", "2.0"),
+    make_deb("our-epsilon", "2.0"),
+    make_deb("our-zeta"),
+    make_deb("our-zeta", "2.0"),
+    make_deb("our-eta", "2.0", Depends="our-eta-lib"),
+    make_deb("our-eta-lib"),
+    make_deb("our-theta", "2.0", Depends="our-theta-new", Breaks="our-theta-old", Replaces="our-theta-old"),
+    make_deb("our-theta-old"),
+    make_deb("our-theta-new"),
+    make_deb("our-iota", "2.0", Recommends="our-iota-extra"),
+    make_deb("our-iota-extra"),
+    make_deb("our-kappa", "2.0"),
+    make_deb("our-lambda", "2.0"),
+    make_deb("our-mu", "2.0", Depends="our-mu-extra (>= 2.0)"),
+    make_deb("our-mu-extra", "2.0"),
     make_deb("nobodys", "2.0"),
 )
 
@@ -74,7 +74,6 @@ class Scenario:
     deploy: str
     source: str = "root"
     moves: bool = True
-    reduced: bool = False
 
 
 def install(*packages: str, **options: Any) -> str:
@@ -82,43 +81,42 @@ def install(*packages: str, **options: Any) -> str:
     return f'{APT}apt.packages(name="Install", packages={list(packages)!r}{more})\n'
 
 
-PREFER = "Package: zeta\\nPin: version 1.*\\nPin-Priority: 1001\\n"
-SCRIPT = '#!/bin/sh\\nset -e\\nPACKAGES="kappa gamma"\\napt-get install -y $PACKAGES\\n'
+PREFER = "Package: our-zeta\\nPin: version 1.*\\nPin-Priority: 1001\\n"
+SCRIPT = '#!/bin/sh\\nset -e\\nPACKAGES="our-kappa our-gamma"\\napt-get install -y $PACKAGES\\n'
 FILE = f"""{APT}
-files.put(src="vendor/pool/lambda_1.0_all.deb", dest="/root/lambda.deb")
-apt.deb(src="/root/lambda.deb")
+files.put(src="vendor/pool/our-lambda_1.0_all.deb", dest="/root/our-lambda.deb")
+apt.deb(src="/root/our-lambda.deb")
 """
 SCENARIOS = (
-    Scenario(name="root", source="debian:trixie", deploy=install("alpha", "mu-extra"), reduced=True),
-    Scenario(name="installs", deploy=install("beta"), reduced=True),
-    Scenario(name="leaves-parents", deploy=install("gamma", "alpha"), moves=False, reduced=True),
+    Scenario(name="root", source="debian:trixie", deploy=install("our-alpha", "our-mu-extra")),
+    Scenario(name="installs", deploy=install("our-beta")),
+    Scenario(name="leaves-parents", deploy=install("our-gamma", "our-alpha"), moves=False),
     Scenario(name="installs-nothing", deploy=f'{APT}files.directory(path="/srv/x")\n', moves=False),
-    Scenario(name="pins-version", deploy=install("delta=1.0"), moves=False, reduced=True),
+    Scenario(name="pins-version", deploy=install("our-delta=1.0"), moves=False),
     Scenario(
         name="prefers-version",
-        deploy=f"{APT}server.shell(commands=[\"printf '{PREFER}' > /etc/apt/preferences.d/zeta\"])\n"
-        'apt.packages(packages=["zeta"])\n',
+        deploy=f"{APT}server.shell(commands=[\"printf '{PREFER}' > /etc/apt/preferences.d/our-zeta\"])\n"
+        'apt.packages(packages=["our-zeta"])\n',
         moves=False,
     ),
     Scenario(
         name="holds-later",
-        deploy=f'{install("epsilon")}server.shell(commands=["apt-mark hold epsilon"])\n',
+        deploy=f'{install("our-epsilon")}server.shell(commands=["apt-mark hold our-epsilon"])\n',
     ),
     Scenario(
         name="holds-parents",
-        deploy=f'{APT}server.shell(commands=["apt-mark hold alpha"])\n{install("gamma")}apt.upgrade()\n',
-        moves=False,
+        deploy=f'{install("our-gamma")}server.shell(commands=["apt-mark hold our-alpha"])\napt.upgrade()\n',
     ),
-    Scenario(name="gets-dependency", deploy=install("eta"), reduced=True),
-    Scenario(name="replaces", deploy=install("theta")),
-    Scenario(name="recommends", deploy=install("iota")),
-    Scenario(name="recommends-not", deploy=install("iota", no_recommends=True)),
+    Scenario(name="gets-dependency", deploy=install("our-eta")),
+    Scenario(name="replaces", deploy=install("our-theta")),
+    Scenario(name="recommends", deploy=install("our-iota")),
+    Scenario(name="recommends-not", deploy=install("our-iota", no_recommends=True)),
     Scenario(name="runs-script", deploy=f'{APT}server.script(src="files/install.sh")\n'),
     Scenario(name="file", deploy=FILE, moves=False),
-    Scenario(name="needs-parents-newer", deploy=install("mu")),
-    Scenario(name="upgrades", deploy=f"{APT}apt.upgrade()\n", reduced=True),
+    Scenario(name="needs-parents-newer", deploy=install("our-mu")),
+    Scenario(name="upgrades", deploy=f"{APT}apt.upgrade()\n"),
     Scenario(name="upgrades-all", deploy=f"{APT}apt.dist_upgrade()\n"),
-    Scenario(name="asks-for-latest", deploy=install("alpha", latest=True)),
+    Scenario(name="asks-for-latest", deploy=install("our-alpha", latest=True)),
 )
 
 

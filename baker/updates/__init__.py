@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ BY_AGE = "(max_age can bake it by age)"
 UNTOLD = "which packages are outdated cannot be told"
 UNKNOWN = f"{UNTOLD}: no apt was found in the build {BY_AGE}"
 NO_APT = f"{UNTOLD}: this host has no apt {BY_AGE}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looked:
+    """A set of indexes as they are: ``lists`` is their state, ``missed`` says what could not be fetched."""
+
+    indexes: Indexes
+    missed: str | None
+    lists: str
+    is_empty: bool
 
 
 class AptUpdates:
@@ -49,9 +60,16 @@ class AptUpdates:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
         own = Path(cache, "baker", "updates")
         self._folder = own if not _may_write(shared) and _may_write(own) else shared
+        self._looked: dict[str, Looked] | None = None
         self._versions: dict[tuple[str, str], Mapping[str, str]] = {}
         offline = offline or not _may_write(self._folder)
         self._fetching = Fetching(offline=offline, since=clock() if refresh else 0.0, clock=clock)
+
+    def for_plan(self) -> AptUpdates:
+        """The same, for one plan: each set of indexes is looked at once."""
+        same = copy.copy(self)
+        same._looked = {}
+        return same
 
     def outdated(
         self,
@@ -89,12 +107,11 @@ class AptUpdates:
             self._remember(build, memo)
         if memo["set"] is None:
             return (), None
-        if shutil.which("apt-get") is None:
+        looked = self._look_at(memo["set"], proxy)
+        if looked is None:
             return (), NO_APT
-        indexes = self._indexes(memo["set"])
-        missed = indexes.refresh(self._fetching, proxy)
-        lists = indexes.state()
-        if indexes.is_empty():
+        indexes, lists, missed = looked.indexes, looked.lists, looked.missed
+        if looked.is_empty:
             why = missed or "their indexes were never fetched, and --offline forbids it"
             return (), f"{UNTOLD}: {why}"
         if memo["lists"] != lists:
@@ -105,6 +122,19 @@ class AptUpdates:
         if memo["refused"]:
             notes.append(f"not looked at for package updates: {', '.join(memo['refused'])}")
         return updates, "; ".join(notes) or None
+
+    def _look_at(self, digest: str, proxy: str | None) -> Looked | None:
+        """A set of indexes, fetched anew where that is due; None without apt."""
+        looked = None if self._looked is None else self._looked.get(digest)
+        if looked is None and shutil.which("apt-get") is not None:
+            indexes = self._indexes(digest)
+            missed = indexes.refresh(self._fetching, proxy)
+            looked = Looked(
+                indexes=indexes, missed=missed, lists=indexes.state(), is_empty=indexes.is_empty()
+            )
+            if self._looked is not None:
+                self._looked[digest] = looked
+        return looked
 
     def _look(
         self, memo: Mapping[str, Any], lists: str, indexes: Indexes, load: Callable[[], bytes | None]

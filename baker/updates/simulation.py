@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from baker.errors import CommandFailed
 from baker.package_state import (
     EXTENDED_STATES,
     STATUS,
@@ -47,11 +48,20 @@ def find_updates(state: PackageState, folder: Path) -> Found:
 
         newest = simulate("dist-upgrade")
         found = [newest]
+        newer: frozenset[str] = frozenset()
         if not state.from_archive and state.upgrade != "dist-upgrade":
             found = [simulate(state.upgrade)] if state.upgrade and newest.changes else []
-            newer = {change.name for change in newest.changes if change.installed}
-            if outdated := newer & (state.own - state.stuck):
+            newer = frozenset(
+                change.name for change in newest.changes if change.installed and change.candidate
+            )
+        own = (names if state.from_archive else state.own) - state.stuck
+        # What an upgrade leaves as it is comes all the same where nothing older is in its way.
+        if outdated := (newer | newest.kept) & own:
+            try:
                 found.append(simulate("install", "--only-upgrade", *sorted(outdated)))
+            except CommandFailed:
+                if newer & own:
+                    found.append(simulate("install", "--only-upgrade", *sorted(newer & own)))
     updates = _judge(state, found, installed)
     settled = not updates and not (newest.kept & (names - state.stuck))
     return Found(updates=updates, names=names, settled=settled)
@@ -80,7 +90,8 @@ def _judge(
 
 def _prepare(state: PackageState, folder: Path, scratch: Path) -> list[tuple[str, str]]:
     """Write what apt reads of an image, and say where it is."""
-    (scratch / "preferences.d").mkdir()
+    for name in ("preferences.d", "apt.conf.d"):
+        (scratch / name).mkdir()
     status = state.files[STATUS].decode(errors="replace")
     (scratch / "status").write_text(lift_holds(status, None if state.from_archive else state.own))
     (scratch / "extended_states").write_bytes(state.files.get(EXTENDED_STATES, b""))

@@ -119,6 +119,19 @@ def test_what_nothing_needs_any_more_would_not_come_again(look: Look, keys: list
     assert look(replace(state, unneeded=frozenset({"library"})), "01K") == [update("tool", "1.0", "2.0")]
 
 
+def test_newer_version_that_breaks_what_the_older_one_needed_comes_without_that(
+    look: Look, keys: list[Path], vendor: Path
+) -> None:
+    newer = make_deb("tool", "2.0", Depends="library2", Breaks="library1", Replaces="library1")
+    publish(vendor, keys[0], newer, make_deb("library1"), make_deb("library2"))
+    automatic = "Package: library1\nArchitecture: amd64\nAuto-Installed: 1\n"
+    installed = make_deb("tool", Depends="library1"), make_deb("library1")
+    state = make_state(keys[0], *installed, own="tool library1", extended_states=automatic)
+    expected = [("library1", "1.0", None), ("library2", None, "1.0"), ("tool", "1.0", "2.0")]
+    for build, known in (("01J", state), ("01K", replace(state, from_archive=True))):
+        assert [(each.name, each.installed, each.candidate) for each in look(known, build)] == expected
+
+
 def test_what_the_recipe_chose_to_be_older_is_not_outdated(
     look: Look, keys: list[Path], vendor: Path
 ) -> None:

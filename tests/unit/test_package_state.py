@@ -14,6 +14,7 @@ from baker.package_state import (
     find_own,
     lift_holds,
     list_installed,
+    parse_files,
     parse_local,
     parse_options,
     parse_simulation,
@@ -86,12 +87,17 @@ def test_files_are_seen_that_no_archive_needs_to_know() -> None:
     assert find_asked(["dpkg -i /root/tool"]).files
     assert find_asked(["apt-get install /root/tool.deb"]).files
     assert not find_asked(["apt-get install tool"]).files
+    assert find_asked(["cd /srv; dpkg -i '/root/a tool.deb' /srv/tool.deb ./x.deb"]).paths == {
+        "/srv/tool.deb"
+    }
+    assert parse_files("tool\t1.0\nother\t2.0\nabsent\t1\n", {"tool": "1.0", "other": "1.0"}) == {"tool"}
 
 
 def test_own_packages_are_those_changed_and_those_asked_for() -> None:
     before = {"libc6:amd64": "2", "bash:amd64": "5", "tool:all": "1"}
     after = {"libc6:amd64": "3", "bash:amd64": "5", "tool:all": "1", "new:amd64": "1"}
     assert find_own(before, after, Asked(names=frozenset({"tool", "absent"}))) == {"libc6", "new", "tool"}
+    assert find_own(before, after, Asked(upgrade="upgrade")) == {"new"}
 
 
 SIMULATED = """\
