@@ -69,6 +69,8 @@ def explain_absence(reference: str, build: Build) -> str:
 class Updates(Protocol):
     """See ``baker.updates.AptUpdates``."""
 
+    def for_plan(self) -> Updates: ...
+
     def outdated(
         self,
         build: str,
@@ -107,7 +109,8 @@ class ProjectKnowledge:
 
     def foreseeing(self, recipes: Collection[str]) -> Self:
         """The same, for a plan of these recipes: with nothing remembered."""
-        return replace(self, foreseen=frozenset(recipes))
+        updates = self.updates.for_plan() if self.updates else None
+        return replace(self, foreseen=frozenset(recipes), updates=updates)
 
     def _overview(self, recipe: str) -> Overview:
         if recipe not in self._overviews:

@@ -11,6 +11,7 @@ import hashlib
 import random
 import subprocess
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,6 +50,24 @@ names = ["{recipe}.example", "www.{recipe}.example"]
 """
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class States:
+    """What apt knew in a root, and in a recipe upon it that installs a package; of real bakes."""
+
+    root: bytes
+    child: bytes
+
+    @classmethod
+    def of_night(cls, home: Path) -> States:
+        """From the catalog that baking ``make_nightly_project`` leaves."""
+        with Catalog.open(f"sqlite:///{home}/catalog.db", actor="bench", read_only=True) as catalog:
+            builds = [catalog.resolve(Reference(recipe=recipe)).builds[0] for recipe in ("base", "app-1")]
+            root, child = (catalog.package_state(build.id) for build in builds)
+        assert root is not None
+        assert child is not None
+        return cls(root=root, child=child)
+
+
 def make_project(folder: Path) -> None:
     """Write it, and commit it to a git repository of its own."""
     chance = random.Random(1)
@@ -76,6 +95,41 @@ def make_project(folder: Path) -> None:
         subprocess.run(["git", "-C", str(folder), *arguments], check=True)
 
 
+NIGHTLY_PACKAGES = ("nginx-light", "tree", "jq")
+NIGHTLY_ROOT = """from pyinfra.operations import files
+
+files.put(name="Write settings", src="templates/base.conf", dest="/etc/base.conf")
+"""
+NIGHTLY_PACKAGE = """from pyinfra.operations import apt
+
+apt.packages(name="Install {package}", packages=["{package}"], update=True)
+"""
+NIGHTLY_FILE = """from pyinfra.operations import files
+
+files.template(name="Write settings", src="templates/app.conf.j2", dest="/etc/app.conf", number={number})
+"""
+
+
+def make_nightly_project(folder: Path) -> None:
+    """A root and nine recipes upon it with one operation each: three install a package, six write a file."""
+    (folder / "templates").mkdir(parents=True)
+    (folder / "baker.toml").write_text("# Ten recipes to be baked at night.\n")
+    (folder / "templates" / "base.conf").write_text("base\n")
+    (folder / "templates" / "app.conf.j2").write_text("number {{ number }}\n")
+    write_recipe(folder, "base", "debian:trixie", NIGHTLY_ROOT)
+    for number in range(1, 10):
+        packages = NIGHTLY_PACKAGES[number - 1 : number]
+        text = NIGHTLY_PACKAGE.format(package=packages[0]) if packages else NIGHTLY_FILE.format(number=number)
+        write_recipe(folder, f"app-{number}", "base", text)
+
+
+def write_recipe(project: Path, name: str, source: str, deploy: str) -> None:
+    folder = project / "recipes" / name
+    folder.mkdir(parents=True)
+    (folder / "recipe.toml").write_text(f'from = "{source}"\n')
+    (folder / "deploy.py").write_text(deploy)
+
+
 def name_recipe(number: int) -> str:
     return f"root-{number:03d}" if number < ROOTS else f"app-{number:03d}"
 
@@ -92,7 +146,9 @@ def list_read(recipe: Recipe) -> list[tuple[str, str]]:
     return [*looked_for, *(("file", f"templates/{name}.conf.j2") for name in names)]
 
 
-def fill_catalog(project: Path, home: Path, versions: int, environ: Mapping[str, str]) -> None:
+def fill_catalog(
+    project: Path, home: Path, versions: int, environ: Mapping[str, str], states: States
+) -> None:
     """So many versions of each recipe; what the newest ones depend on is what there is now."""
     settings = load_settings(project, environ, home=home)
     provider = LocalProvider(home, project=project)
@@ -111,7 +167,8 @@ def fill_catalog(project: Path, home: Path, versions: int, environ: Mapping[str,
                 layers = [*below, write_layer(provider, f"{recipe.name} {version}")]
                 build = make_build(recipe, knowledge, provider, parent, layers, age=versions - 1 - version)
                 made[recipe.name] = build, layers
-                register(catalog, provider, build, layers)
+                state = states.child if isinstance(source, Reference) else states.root
+                register(catalog, provider, build, layers, state)
 
 
 def write_layer(provider: LocalProvider, content: str) -> Layer:
@@ -180,7 +237,9 @@ def make_build(
     )
 
 
-def register(catalog: Catalog, provider: LocalProvider, build: Build, layers: list[Layer]) -> None:
+def register(
+    catalog: Catalog, provider: LocalProvider, build: Build, layers: list[Layer], state: bytes
+) -> None:
     image = catalog.register(
         recipe=build.recipe,
         build=build,
@@ -188,6 +247,7 @@ def register(catalog: Catalog, provider: LocalProvider, build: Build, layers: li
         packages=[make_package(f"package-{number}") for number in range(PACKAGES)],
         carry=(),
         wanted=[("local", provider.arch)],
+        package_state=state,
     )
     labels = {"recipe": build.recipe, "version": str(image.version), "bake": build.id}
     artifacts = provider.distribute(build, labels, Teardown(build.id, None))
