@@ -67,6 +67,7 @@ def plan(
     from baker.ci import refuse_throwaway
     from baker.execution import list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
+    from baker.previews import require_preview_channel
 
     if markdown and as_json:
         raise UsageError("--markdown and --json do not go together")
@@ -89,6 +90,8 @@ def plan(
         refresh=refresh,
         preview=channel,
     ) as kitchen:
+        if channel:
+            require_preview_channel(kitchen.catalog, channel, found, settings.channels)
         touched = find_touched_since(kitchen, found, recipes, since, console) if since else None
         selected = (recipes or None) if touched is None else [one.recipe for one in touched]
         entries = plan_bakes(found, kitchen, selected=selected, force=force)
