@@ -14,14 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from baker import identity
-from baker.errors import BakerError, Interrupted
+from baker.errors import BakerError, CatalogError, Interrupted
 from baker.execution import WORK, execute_plan, list_source_warnings, node_of, parent_of, plan_bakes
 from baker.kitchen import Kitchen
 from baker.lifecycle import GateOf
 from baker.locking import holding_lock
 from baker.model import Outcome, Recipe, Reference
 from baker.nightly_report import Ended, Failure, NightlyReport, Past, read_past
-from baker.plan import Node, PlanEntry
+from baker.plan import Action, Node, PlanEntry
 from baker.previews import Collected, collect_expired
 from baker.progress import BakeEnded, Note, Progress
 from baker.promoting import Promotion, Standing, promote_newest, publish_to_followers
@@ -95,6 +95,7 @@ class Night:
     past: Past = field(default_factory=Past)
     planned: dict[Node, PlanEntry] = field(default_factory=dict)
     ended: dict[Node, BakeEnded] = field(default_factory=dict)
+    awaited: dict[Node, str] = field(default_factory=dict)
     promotions: dict[tuple[str, str, str], Promotion] = field(default_factory=dict)
     lagging: list[str] = field(default_factory=list)
     expired: Sequence[Collected] = ()
@@ -173,8 +174,13 @@ class Night:
                 warnings=tuple(self.warnings),
                 failed_before=self.past.failed,
             )
-            self.kitchen.catalog.record_results(self.run, report.results)
-            self.kitchen.catalog.finish_run(self.run, str(report.outcome), {"lagging": list(report.lagging)})
+            try:
+                self.kitchen.catalog.record_results(self.run, report.results)
+                told = {"lagging": list(report.lagging)}
+                self.kitchen.catalog.finish_run(self.run, str(report.outcome), told)
+            except CatalogError as error:
+                self.fail("report", error)
+                report = replace(report, failures=tuple(self.failures))
         return report
 
     def tell_end(self, node: Node) -> Ended:
@@ -184,7 +190,7 @@ class Night:
             previous=ended.previous,
             difference=ended.difference,
             security=frozenset(update.name for update in entry.updates if update.security),
-            waits_for=self.find_awaited(entry) if ended.result.outcome is Outcome.BLOCKED else None,
+            waits_for=self.awaited.get(node) if ended.result.outcome is Outcome.BLOCKED else None,
             failing_since=self.past.failing.get(node),
             now=self.started,
         )
@@ -238,6 +244,7 @@ class Night:
         plan: Sequence[PlanEntry] = ()
         with self.step("plan"):
             plan = make_plan()
+            self.awaited |= self.find_awaited(plan)
         self.planned |= {node_of(entry): entry for entry in plan}
         with self.step("bake"):
             watched = replace(self.kitchen, show=self.watch)
@@ -271,6 +278,8 @@ class Night:
         reason = f"{KIND} {self.run}"
         found = promote_newest(catalog, name, channel, gate, reason=reason)
         moved = any(promotion.standing is Standing.MOVED for promotion in found)
+        for standing in (Standing.WAITING, Standing.LEFT):  # that was before
+            self.promotions.pop((name, channel, standing), None)
         for promotion in found:
             self.promotions[name, channel, promotion.standing] = promotion
         if moved or f"{name}:{channel}" in self.past.lagging:
@@ -310,17 +319,20 @@ class Night:
 
     # --- what is due -----------------------------------------------------------------------------------
 
-    def find_awaited(self, entry: PlanEntry) -> str | None:
-        """The channel that its source is, where this night promotes to it and it does not exist yet."""
-        source = self.recipes[entry.recipe].targets[entry.target].source
-        if (
-            not isinstance(source, Reference)
-            or not source.channel
-            or source.channel not in self.orders.promote
-        ):
-            return None
-        exists = self.kitchen.catalog.channel(source.recipe, source.channel)
-        return None if exists else str(source)
+    def find_awaited(self, plan: Sequence[PlanEntry]) -> dict[Node, str]:
+        """What is blocked since it starts from a channel of this night that holds nothing yet, and which."""
+        sources = {
+            node_of(entry): self.recipes[entry.recipe].targets[entry.target].source
+            for entry in plan
+            if entry.action is Action.BLOCKED
+        }
+        return {
+            node: str(source)
+            for node, source in sources.items()
+            if isinstance(source, Reference)
+            and source.channel in self.orders.promote
+            and self.kitchen.catalog.channel(source.recipe, str(source.channel)) is None
+        }
 
 
 def find_due(

@@ -20,7 +20,7 @@ from baker.cli.pruning import find_own_recipes, find_providers, pruned_json
 from baker.cli.system import resource_json
 from baker.cli.wiring import Options, explaining_refusals
 from baker.console import Console, bake_json
-from baker.errors import BakerError, Interrupted, UsageError
+from baker.errors import BakerError, Interrupted
 from baker.progress_console import ProgressConsole
 
 if TYPE_CHECKING:
@@ -110,9 +110,8 @@ def nightly(
     with interruption.installed():
         report = run(settings, herald, interruption, recipes=recipes, targets=targets, prune=not no_prune)
         with interruption.shielded():
-            report = replace(report, warnings=(*report.warnings, *tell(herald, report)))
-    if summary is not None:
-        write_summary(summary, report)
+            said = write_summary(summary, report) if summary else []
+            report = replace(report, warnings=(*report.warnings, *said, *tell(herald, report)))
     if as_json:
         console.result_json(nightly_json(report))
     else:
@@ -221,7 +220,8 @@ def tell(herald: Herald, report: NightlyReport) -> list[str]:
     return warnings
 
 
-def write_summary(path: Path, report: NightlyReport) -> None:
+def write_summary(path: Path, report: NightlyReport) -> list[str]:
+    """Append it; returns why that cannot be."""
     from baker.nightly_text import describe_night, describe_title
 
     text = "\n".join(describe_night(report)[1:])
@@ -229,7 +229,8 @@ def write_summary(path: Path, report: NightlyReport) -> None:
         with path.open("a") as file:
             file.write(f"## {describe_title(report)}\n\n```\n{text}\n```\n")
     except OSError as error:
-        raise UsageError(f"the summary {path} cannot be written: {error.strerror}") from error
+        return [f"the summary {path} cannot be written: {error.strerror}"]
+    return []
 
 
 # --- documented JSON ----------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -89,6 +90,18 @@ def promotions(night: Mapping[str, Any]) -> dict[str, str]:
 def wait(project: Project, seconds: float) -> None:
     with Catalog.open(project.environ["BAKER_CATALOG"], actor="ann") as catalog:
         let_time_pass(catalog, seconds)
+
+
+def wait_for_configure(project: Project, recipe: str, process: subprocess.Popen[str]) -> None:
+    """Until the recipe's bake is at work on its machine."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not any(
+        running["recipe"] == recipe and running["stage"] == "configure"
+        for running in project.json("status")["running"]
+    ):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_nights_bake_what_is_due_promote_tell_and_do_nothing_when_nothing_happened(
@@ -239,14 +252,7 @@ def test_two_nights_never_overlap_and_one_that_is_interrupted_cleans_up(
     project.recipe("fine")
     first = project.start("nightly", "--json", "fine", "base")
     try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while not any(
-            running["recipe"] == "base" and running["stage"] == "configure"
-            for running in project.json("status")["running"]
-        ):
-            assert first.poll() is None, first.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_for_configure(project, "base", first)
         before = len(listener.pinged)
         second = project.run("nightly", status=1)
         assert "nightly is held by tester on " in second.stderr
@@ -274,6 +280,31 @@ def test_two_nights_never_overlap_and_one_that_is_interrupted_cleans_up(
         "/ping/s3cret/start",
         "/ping/s3cret",
     ]
+    assert "nothing is left behind" in project.run("system", "sweep").stdout
+
+
+@pytest.mark.slow
+def test_night_that_loses_its_lock_ends_and_has_failed(project: Project, listener: Listener) -> None:
+    project.recipe("base", deploy=WAITS)
+    night = project.start("nightly", "--json")
+    try:
+        wait_for_configure(project, "base", night)
+        with Catalog.open(project.environ["BAKER_CATALOG"], actor="bob") as catalog:
+            held = catalog.find_lock("nightly")
+            assert held is not None
+            other = catalog.hold_lock(
+                "nightly", "01J", seconds=600, store="elsewhere:/b", pid=1, instead_of=held.holder
+            )
+            told, said = night.communicate(timeout=WAIT_SECONDS)
+            assert catalog.find_lock("nightly") == other, "it is the other's"
+    finally:
+        if night.poll() is None:
+            night.kill()
+    assert night.returncode == 1, said
+    report = json.loads(told)
+    assert (report["outcome"], report["broken_off"]) == ("failed", "somebody else took the lock nightly")
+    assert listener.notified[-1]["title"] == "project: nightly failed: base, lock"
+    assert listener.pinged[-1] == "/ping/s3cret/fail"
     assert "nothing is left behind" in project.run("system", "sweep").stdout
 
 
