@@ -9,6 +9,7 @@ ask for may change.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import json
@@ -95,11 +96,9 @@ def look_again(project: str, kind: str, name: str) -> str:
     try:
         if kind == "link":
             return _describe_itself(path)
-        if kind == "absent" and _is_dangling(path):
-            return "a link to nothing"
         found = os.stat(path)
-    except OSError:
-        return ABSENT
+    except OSError as error:
+        return _tell_why_absent(path, error) if kind == "absent" else ABSENT
     if kind == "time":
         return f"{found.st_mtime_ns} {os.lstat(path).st_mtime_ns}"
     if leads_outside(project, path):
@@ -135,6 +134,15 @@ def changed_since(path: str, kind: str, since: float) -> bool:
 
 def _is_dangling(path: str) -> bool:
     return os.path.islink(path) and not os.path.exists(path)
+
+
+def _tell_why_absent(path: str, error: OSError) -> str:
+    """Who looks for it gets to know this much."""
+    if error.errno == errno.ELOOP:
+        return "a circle of links"
+    if error.errno == errno.ENOTDIR:
+        return "below a file"
+    return "a link to nothing" if os.path.islink(path) else ABSENT
 
 
 def _describe_itself(path: str) -> str:

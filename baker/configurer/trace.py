@@ -8,7 +8,7 @@ version says nothing.
 """
 
 # Paths are text in this file: it works on what others pass to os.
-# ruff: noqa: PTH109, PTH110, PTH112, PTH117, PTH118, PTH120
+# ruff: noqa: PTH109, PTH110, PTH112, PTH114, PTH115, PTH117, PTH118, PTH120
 
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ UNTOLD_EVENTS = {
 
 UNTOLD_MODULES = {"_dbm", "_gdbm", "_xxsubinterpreters", "apsw", "duckdb", "h5py", "lxml", "pygit2"}
 """Modules whose C code opens files itself."""
+
+MAX_LINKS = 40
+"""As many as Linux follows."""
 
 IMPLIED = {"file": ("type", "size"), "entries": ("listing", "type"), "listing": ("type",), "size": ("type",)}
 """What need not be known of a path of which something else is known."""
@@ -315,6 +318,15 @@ class Tracer:
         if (place := self._find_place(path)) is not None:
             self._add(kind, place)
 
+    def _add_way(self, folder: str) -> None:
+        """A folder that is only gone through: it must be there, and where it leads matters."""
+        self._add_path("type" if os.path.exists(folder) else "absent", folder)
+        for _ in range(MAX_LINKS):
+            self._add_path("link" if os.path.lexists(folder) else "absent", folder)
+            if not os.path.islink(folder):
+                break
+            folder = os.path.join(os.path.dirname(folder), os.readlink(folder))
+
     def _add(self, kind: str, place: str) -> None:
         # pyinfra takes the inventory's name for a possible path; "<…>" is no file but code without one.
         if not place.startswith(("@baker", "<")) and (place != "." or kind in ("listing", "entries")):
@@ -340,6 +352,7 @@ class Tracer:
             return None
         text = os.path.join(folder, text)
         if "/../" in f"{text}/":
+            self._add_way(text[: f"{text}/".index("/../")])
             above, _, name = text.rstrip("/").rpartition("/")
             text = os.path.realpath(text) if name == ".." else f"{os.path.realpath(above)}/{name}"
         return text

@@ -127,6 +127,7 @@ class Site:
 
     project: Project
     key: Path | None = None
+    packages: bool = False
     environ: dict[str, str] = field(default_factory=lambda: dict(ENVIRON))
     names: list[str] | None = None
     overrides: list[str] = field(default_factory=list)
@@ -165,7 +166,8 @@ class Site:
         ):  # fmt: skip
             versions = {**baker.knowledge.tool_versions(), **self.tools}
             patch.setattr(baker.knowledge, "tool_versions", lambda: versions)
-            kitchen = replace(kitchen, environ=environ)
+            updates = kitchen.updates if self.packages else None
+            kitchen = replace(kitchen, environ=environ, updates=updates)
             knowledge = replace(kitchen.knowledge, clock=lambda: self.now)
             plan = make_plan(found, knowledge, archs=archs_here(kitchen), selected=self.names)
         self.reasons = [f"{entry.recipe}: {reason.detail}" for entry in plan for reason in entry.reasons]
@@ -384,6 +386,7 @@ def release(*debs: Deb) -> Edit:
 
     def edit(site: Site) -> None:
         assert site.key is not None
+        site.packages = True  # to look for newer ones takes a second
         shutil.rmtree(site.path("archive"))
         publish(site.path("archive"), site.key, *debs)
 
@@ -515,8 +518,9 @@ LATER_EDITS: dict[str, tuple[Edit, Mapping[str, str], str]] = {
     ),
     # base:1's build is issued anew, as base:3: what is built upon it is up to date again.
     "edit of the parent reverted": (write("recipes/base/deploy.py", FILES["recipes/base/deploy.py"]), {"base": "bake changed reissue"}, "base: "),
-    "new parent revoked": (revoke("base:2"), {"base": "bake changed revoked"}, "base: "),
-    "pinned parent revoked": (revoke("base:1"), {**MOVED, "pinned": "blocked blocked", "steady": "blocked blocked"}, "pinned: "),
+    "new parent revoked": (revoke("base:2"), {"base": "bake changed revoked", "web": FOLLOWS, "child": FOLLOWS}, "base: "),
+    # What is built upon it is not used any more, either.
+    "pinned parent revoked": (revoke("base:1"), {"web": "bake revoked", "child": "bake parent-will-be-baked revoked", "pinned": "blocked blocked", "steady": "blocked blocked"}, "pinned: "),
     "parent baked anew with the same result": (run("bake", "base", "--force"), MOVED, ""),
 }  # fmt: skip
 

@@ -74,10 +74,10 @@ def make_tree(chance: random.Random) -> Tree:
     return {path: make_node(chance, path) for path in PATHS if chance.random() < 0.6}
 
 
-def edit_tree(chance: random.Random, tree: Tree) -> Tree:
+def edit_tree(chance: random.Random, tree: Tree, near: Sequence[str] = PATHS) -> Tree:
     """One path of another kind, content, mode or time; added, removed, or renamed."""
     edited = dict(tree)
-    path = chance.choice(PATHS)
+    path = chance.choice(chance.choice((PATHS, near)))
     old = edited.pop(path, None)
     change = chance.random()
     if old is None or change < 0.3:
@@ -194,7 +194,7 @@ def find_unnoticed(
         inputs = inputs_in(everything, reading.folder)
         before = reading.see()
         for _ in range(edits):
-            edited = edit_tree(chance, reading.tree)
+            edited = edit_tree(chance, reading.tree, (reading.a, reading.b))
             write_tree(project.root / reading.folder, edited)
             now = reading.see()
             if now != before:
@@ -235,7 +235,7 @@ BOUNDED: dict[str, Any] = {
 def test_no_change_that_a_recipe_would_see_goes_unnoticed(in_project: Project, seed: int) -> None:
     chance = random.Random(seed)
     unnoticed, have_seen = find_unnoticed(in_project, chance, [make_reading(chance, way) for way in WAYS], 8)
-    assert unnoticed == []
+    assert not unnoticed, "\n".join(unnoticed)
     assert len(have_seen) > len(WAYS) / 2
 
 
@@ -247,7 +247,7 @@ def test_no_change_that_a_recipe_would_see_goes_unnoticed_in_many_trees(
 ) -> None:
     chance = random.Random(seed)
     unnoticed, _ = find_unnoticed(in_project, chance, [make_reading(chance, way) for way in WAYS], 30)
-    assert unnoticed == []
+    assert not unnoticed, "\n".join(unnoticed)
 
 
 # --- what cannot be told ----------------------------------------------------------------------------------
@@ -258,7 +258,7 @@ OPAQUE = {
     "import _xxsubinterpreters": "imports _xxsubinterpreters",
     "import os\nos.posix_spawn('/bin/true', ['true'], {})": "starts a local process: /bin/true",
     "import os\nos.getxattr('data.txt', 'user.x')": "reads extended attributes",
-    "from multiprocessing.util import spawnv_passfds\nspawnv_passfds('/bin/true', [b'true'], [])": (
+    "from multiprocessing.util import spawnv_passfds\nspawnv_passfds(b'/bin/true', [b'true'], [])": (
         "starts a local process"
     ),
     "open('/usr/share/common-licenses/GPL-3')": (
@@ -280,7 +280,7 @@ def test_recipe_that_reads_what_cannot_be_traced_is_opaque(project: Project, dep
     project.folder.mkdir(parents=True)
     (project.folder / "out").symlink_to("/usr/share/common-licenses/GPL-3")
     configured = project.apply(
-        f"try:\n    {deploy.replace(chr(10), chr(10) + '    ')}\nexcept OSError:\n    pass\n"
+        f"try:\n    {deploy.replace(chr(10), chr(10) + '    ')}\nexcept Exception:\n    pass\n"
     )
     assert configured.opaque is not None
     place, _, why = configured.opaque.partition(" ")
