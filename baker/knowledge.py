@@ -126,17 +126,21 @@ class ProjectKnowledge:
         return self._held[recipe, channel]
 
     def usable_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
-        return Drawn(self._find_usable(recipe, target, arch))
+        return Drawn(filter(self._is_here, self.known_builds(recipe, target, arch)))
 
-    def _find_usable(self, recipe: str, target: str, arch: str) -> Iterator[Build]:
-        """The newest one mostly is all that anybody wants to know of."""
+    def known_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:
+        """Those that would be usable builds if they were here."""
+        return Drawn(self._find_known(recipe, target, arch))
+
+    def _find_known(self, recipe: str, target: str, arch: str) -> Iterator[Build]:
+        """The newest one is mostly all that anybody wants to know of."""
         overview, place = self._overview(recipe), (recipe, target, arch)
         first = overview.usable.get(place)
-        if first is not None and self._is_here(first):
+        if first is not None:
             yield first
         if first is not None or place in overview.unsound:
             for build in self.catalog.usable_builds(recipe, target, arch, preview=self.preview):
-                if (first is None or build.id != first.id) and self._is_here(build):
+                if first is None or build.id != first.id:
                     yield build
 
     def preview_builds(self, recipe: str, target: str, arch: str) -> Sequence[Build]:

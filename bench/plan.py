@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from baker.catalog import Catalog
 from bench.contestants import PATH, PROGRAM, PROXIES
 from bench.local import describe_host
 from bench.measuring import (
@@ -82,8 +83,9 @@ def measure_graph(folder: Path) -> Figures:
             say(f"writing {RECIPES} recipes and {versions} version(s) of each")
             make_project(site.project)
             fill_catalog(site.project, site.home, versions, site.environment, states)
-        first = site.run("plan", "--json")  # looks at every build's packages once
-        assert '"stale": false' in first.stdout, first.stdout[-3000:]
+        looking = look_at_packages(site)
+        known = site.run("plan", "--json")
+        assert '"stale": false' in known.stdout, known.stdout[-3000:]
         contestants = {
             "plan, cold": lambda site=site: (site.forget(), site.run("plan"))[1],
             "plan": lambda site=site: site.run("plan"),
@@ -102,7 +104,7 @@ def measure_graph(folder: Path) -> Figures:
         stale = edited["plan, a template edited"]().stdout.count(" bake ")
         restore_template(site.project)
         rows = [describe_runs(name, runs) for name, runs in results.items()]
-        rows.append(("first plan after the bakes", f"{first.seconds:.2f} s", f"{first.cpu:.2f} s", ""))
+        rows.append(("first look at one build's packages", f"{looking:.2f} s", "", ""))
         title = f"{RECIPES} recipes with {versions} version(s) each ({ROUNDS} rounds, aim 1 s warm)"
         print_table(title, HEADER, rows)
         print(f"  {stale} recipes are stale after the edit")
@@ -113,8 +115,27 @@ def measure_graph(folder: Path) -> Figures:
                 "peak_bytes": max(run.peak for run in runs),
             }
             for name, runs in results.items()
-        } | {"first_s": first.seconds, "stale_after_edit": stale}
+        } | {"first_look_s": looking, "stale_after_edit": stale}
     return figures
+
+
+def look_at_packages(site: Site) -> float:
+    """Seconds that apt's first look at one build takes.
+
+    All recipes here know one of two sets of packages: what one of each came to is copied to the others.
+    """
+    site.run("plan", "root-000")
+    memos = site.home / "updates" / "builds"
+    [root] = memos.iterdir()
+    first, again = (site.run("plan", "app-010") for _ in range(2))
+    [child] = set(memos.iterdir()) - {root}
+    with Catalog.open(f"sqlite:///{site.home}/catalog.db", actor="bench", read_only=True) as catalog:
+        overview = catalog.overview(catalog.recipes())
+    for build in overview.usable.values():
+        memo = root if build.recipe.startswith("root-") else child
+        if memo.stem != build.id:
+            shutil.copyfile(memo, memos / f"{build.id}.json")
+    return first.seconds - again.seconds
 
 
 def restore_template(project: Path) -> None:

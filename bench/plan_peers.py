@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from baker.providers.local.host import booted_with_systemd
 from bench.aws_contestants import Packer, build, make_folder
 from bench.contestants import PATH, PROXIES
 from bench.measuring import Run, run_process, say
@@ -43,8 +44,13 @@ def make_mkosi(folder: Path) -> Iterator[Contestant]:
     passed = {name: os.environ[name] for name in PROXIES if name in os.environ}
     environment = {"PATH": PATH, "LANG": "C.UTF-8", "HOME": "/root", **passed}
 
+    # Where no systemd runs, there is nobody whom nspawn could ask for a unit.
+    unit = [] if booted_with_systemd() else ["--nspawn-keep-unit"]
+
     def run() -> Run:
-        return run_process(["mkosi", "--incremental", "--force", "build"], env=environment, cwd=project)
+        return run_process(
+            ["mkosi", "--incremental", "--force", *unit, "build"], env=environment, cwd=project
+        )
 
     say("mkosi: the first build, which fills its cache")
     run()

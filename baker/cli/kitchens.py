@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -112,8 +111,8 @@ def find_touched_since(
 
     assert kitchen.settings.project is not None
     changes = list_changes(kitchen.settings.project, since)
-    usable_builds = partial(kitchen.catalog.usable_builds, preview=kitchen.preview)
-    builds = newest_builds(recipes, usable_builds, archs_here(kitchen))
+    knowledge = kitchen.knowledge.foreseeing(recipes)
+    builds = newest_builds(recipes, knowledge.known_builds, archs_here(kitchen))
     selection = find_touched(changes, recipes, builds, kitchen.settings)
     for note in selection.notes:
         console.say(note)

@@ -291,7 +291,7 @@ class Store:
 
     def _read_json(self, path: Path, what: str) -> dict[str, Any]:
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - twice as fast
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - a plan reads a thousand
                 found: dict[str, Any] = json.loads(file.read())
         except FileNotFoundError:
             raise StoreError(f"{what} is not in the store {self.folder}") from None
