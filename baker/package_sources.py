@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 KEPT = ("architectures", "trusted", "allow-insecure", "allow-weak", "check-valid-until", "check-date")
 """What of a source's options is taken over, besides its keys."""
@@ -33,7 +34,7 @@ class Entry:
 
     @property
     def folders(self) -> list[Path]:
-        return [Path(uri.removeprefix("file:")) for uri in self.uris if uri.startswith("file:")]
+        return [Path(unquote(uri.removeprefix("file:"))) for uri in self.uris if uri.startswith("file:")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +141,7 @@ def _translate(uri: str, files: Mapping[str, bytes], shown: Mapping[str, Path]) 
         found = re.search(r"^\s*(https?://[^@\s\"]+)", mirrors, re.MULTILINE)
         return found[1] if found else None
     if method == "file" and path.rstrip("/") in shown:
-        return f"file:{shown[path.rstrip('/')]}"
+        return f"file:{quote(str(shown[path.rstrip('/')]))}"
     return None
 
 

@@ -58,7 +58,7 @@ def refuse() -> bytes:
 @pytest.fixture
 def vendor(tmp_path: Path) -> Path:
     """A repository, once something is published in it."""
-    return tmp_path / "vendor"
+    return tmp_path / "our vendor"
 
 
 @pytest.fixture
