@@ -78,11 +78,7 @@ def measure_graph(folder: Path) -> Figures:
     states = States.of_night(night.home)
     figures: dict[str, object] = {}
     for versions in (1, KEPT_VERSIONS):
-        site = Site(project=folder / f"graph-{versions}", home=folder / f"graph-home-{versions}")
-        if not site.project.exists():
-            say(f"writing {RECIPES} recipes and {versions} version(s) of each")
-            make_project(site.project)
-            fill_catalog(site.project, site.home, versions, site.environment, states)
+        site = prepare_graph(folder, versions, states)
         looking = look_at_packages(site)
         known = site.run("plan", "--json")
         assert '"stale": false' in known.stdout, known.stdout[-3000:]
@@ -119,13 +115,24 @@ def measure_graph(folder: Path) -> Figures:
     return figures
 
 
+def prepare_graph(folder: Path, versions: int, states: States) -> Site:
+    """A thousand recipes, all of them baked so many times."""
+    site = Site(project=folder / f"graph-{versions}", home=folder / f"graph-home-{versions}")
+    if not site.project.exists():
+        say(f"writing {RECIPES} recipes and {versions} version(s) of each")
+        make_project(site.project)
+        fill_catalog(site.project, site.home, versions, site.environment, states)
+    return site
+
+
 def look_at_packages(site: Site) -> float:
     """Seconds that apt's first look at one build takes.
 
     All recipes here know one of two sets of packages: what one of each came to is copied to the others.
     """
-    site.run("plan", "root-000")
     memos = site.home / "updates" / "builds"
+    shutil.rmtree(memos, ignore_errors=True)
+    site.run("plan", "root-000")
     [root] = memos.iterdir()
     first, again = (site.run("plan", "app-010") for _ in range(2))
     [child] = set(memos.iterdir()) - {root}

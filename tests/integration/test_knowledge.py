@@ -8,7 +8,7 @@ from typing import Any
 
 from baker.catalog import Catalog
 from baker.knowledge import ProjectKnowledge, explain_absence
-from baker.model import Artifact, Build, Source
+from baker.model import Artifact, Build, Reference, Source
 from baker.plan import make_plan
 from baker.providers.protocol import ResolvedSource
 from baker.recipes import load_recipes
@@ -71,3 +71,32 @@ def test_absence_names_the_regions_of_an_ami_and_the_host_of_a_local_artifact() 
     assert explain_absence("web:3", local) == (
         "web:3 is on builder-9 (in the store /srv/baker/local), not on this host"
     )
+
+
+def test_catalog_is_asked_once_for_all_recipes_that_are_foreseen(tmp_path: Path) -> None:
+    (tmp_path / "baker.toml").touch()
+    for name, source in (("base", "debian:trixie"), ("web", "base"), ("shop", "base:latest")):
+        (tmp_path / "recipes" / name).mkdir(parents=True)
+        (tmp_path / "recipes" / name / "recipe.toml").write_text(f'from = "{source}"\n')
+        (tmp_path / "recipes" / name / "deploy.py").touch()
+    recipes = load_recipes(tmp_path)
+    with Catalog.open(f"sqlite:///{tmp_path}/catalog.db", actor="ann") as catalog:
+        for name in recipes:
+            make_image(catalog, name)
+        reads: list[object] = []
+        read = catalog._database.read
+        catalog._database.read = lambda query: (reads.append(query), read(query))[1]  # type: ignore[method-assign]
+        knowledge = ProjectKnowledge(
+            catalog=catalog,
+            providers={"local": CountingProvider()},  # type: ignore[dict-item]
+            settings=load_settings(tmp_path, {}),
+            environ={},
+        )
+        known = knowledge.foreseeing(recipes)
+        for name in recipes:
+            assert known.usable_builds(name, "local", "amd64")
+            assert known.find_build(Reference(recipe=name), "local", "amd64")
+            assert known.waiting_version(name, "local", "amd64") is None
+            assert known.explain_revoked(name, "local", "amd64") is None
+            assert known.preview_builds(name, "local", "amd64") == ()
+    assert len(reads) == 1
