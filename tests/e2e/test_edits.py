@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from baker.plan import make_plan
 from baker.progress_console import ProgressConsole
 from baker.settings import load_settings
 from tests.apt_repository import Deb, make_key, publish, stop_agent
-from tests.e2e.project import Project, make_project
+from tests.e2e.project import BAKER, Project, make_project
 
 pytestmark = pytest.mark.machine
 
@@ -386,7 +387,7 @@ def release(*debs: Deb) -> Edit:
 
     def edit(site: Site) -> None:
         assert site.key is not None
-        site.packages = True  # to look for newer ones takes a second
+        site.packages, site.names = True, ["other", "tool"]  # to look for newer ones takes a second each
         shutil.rmtree(site.path("archive"))
         publish(site.path("archive"), site.key, *debs)
 
@@ -499,8 +500,9 @@ EDITS: dict[str, tuple[Edit, Mapping[str, str], str]] = {
     "newer package that no image has": (release(Deb(name="tiny-tool"), Deb(name="another", version="2.0")), UNMOVED, ""),
     "archive signed anew": (release(Deb(name="tiny-tool"), Deb(name="another")), UNMOVED, ""),
     # -- what becomes of images
-    "image deprecated": (run("image", "deprecate", "base:1", "--reason", "old"), UNMOVED, ""),
-    "image revoked": (revoke("web:1"), {"web": "bake revoked", "child": FOLLOWS}, "web: web:1 was revoked"),
+    # The newest image that is not deprecated is what web follows: there is none.
+    "image deprecated": (run("image", "deprecate", "base:1"), {"web": "blocked blocked", "child": "blocked blocked"}, "web: it starts from base"),
+    "image revoked": (revoke("web:1"), {"web": "bake revoked", "child": "bake parent-will-be-baked revoked"}, "web: web:1 was revoked"),
     "channel moved to what it holds": (run("promote", "base:1", "prod", "--yes"), UNMOVED, ""),
     # -- tools
     "pyinfra upgraded": (upgrade("pyinfra"), {name: what.replace("changed", "configurer-upgraded") for name, what in EVERY_ROOT_CHANGED.items()}, "other: pyinfra upgraded from"),
@@ -533,6 +535,26 @@ def test_edit_concerns_exactly_these_recipes(site: Site, name: str) -> None:
 @pytest.mark.parametrize("name", LATER_EDITS)
 def test_what_happens_to_a_parent_concerns_exactly_these_recipes(later_site: Site, name: str) -> None:
     check(later_site, *LATER_EDITS[name])
+
+
+def test_plan_is_the_same_for_another_user_on_another_mount(site: Site) -> None:
+    elsewhere = site.folder.with_name("elsewhere")
+    elsewhere.mkdir()
+    script = 'mount --bind "$1" "$2"; cd "$2"; shift 2; exec "$@"'
+    become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    become += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]  # who may enter the test's folders
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-euc", script, "sh", site.folder, elsewhere, *become),
+            *(BAKER, "plan", "--json", "--offline", "api", "db", "other"),
+        ],
+        env={**site.project.variables, "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    entries = json.loads(done.stdout)["recipes"]
+    assert {entry["recipe"]: entry["action"] for entry in entries} == each(["api", "db", "other"], "skip")
 
 
 def check(site: Site, edit: Edit, expected: Mapping[str, str], says: str) -> None:
