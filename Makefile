@@ -12,7 +12,7 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
 BUILD   := setuptools>=77
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog bench-aws-many survival aws-faults pins clean
+.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog bench-plan bench-updates bench-aws-many survival aws-faults pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,6 +51,15 @@ bench-aws: root setup-dev ## Measure AWS bakes on the lab against Packer (BENCH_
 bench-catalog: setup-dev ## Measure questions to a large catalog, SQLite and PostgreSQL (BENCH_JSON=FILE)
 	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_HOME),BENCH_HOME=$(BENCH_HOME)) \
 	  .venv/bin/python -m bench.catalog $(BENCH)
+
+bench-plan: root setup-dev ## Measure plans of 1,000 recipes, and a quiet night against mkosi and Packer (BENCH_JSON=FILE, BENCH_ROUNDS=N)
+	@for tool in mkosi packer; do command -v $$tool >/dev/null \
+	  || { echo "$$tool is not installed: apt-get install $$tool" >&2; exit 1; }; done
+	$(ROOT) env $(foreach name,BENCH_JSON BENCH_ROUNDS BENCH_HOME,$(if $($(name)),$(name)=$($(name)))) \
+	  .venv/bin/python -m bench.plan $(BENCH)
+
+bench-updates: root setup-dev ## Print how well package updates are foretold: precision and recall (BENCH_JSON=FILE)
+	$(ROOT) env $(foreach name,BENCH_JSON BENCH_HOME,$(if $($(name)),$(name)=$($(name)))) .venv/bin/python -m bench.updates
 
 bench-aws-many: setup-dev ## Measure many bakes for AWS at once, and under failing calls (BENCH_JSON=FILE)
 	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) .venv/bin/python -m bench.aws_many $(BENCH)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from baker import identity
-from baker.errors import BakerError, CatalogError, Interrupted
+from baker.errors import BakerError, CatalogError, Interrupted, RecipeError
 from baker.execution import WORK, execute_plan, list_source_warnings, node_of, parent_of, plan_bakes
 from baker.kitchen import Kitchen
 from baker.lifecycle import GateOf
@@ -39,6 +39,7 @@ class Orders:
     """What is asked of a night. ``selected`` are recipes by name (None: every one); ``promote`` are channels.
 
     ``prune`` are the recipes whose images the rules of ``retention`` may let go; None: nothing is pruned.
+    ``broken`` says what is wrong with recipes that are left out.
     """
 
     selected: Sequence[str] | None
@@ -49,6 +50,7 @@ class Orders:
     prune: frozenset[str] | None
     jitter_seconds: float = 0.0
     wait_seconds: float = 0.0
+    broken: Sequence[str] = ()
 
 
 def run_nightly(
@@ -145,6 +147,8 @@ class Night:
             "promote": list(orders.promote),
         }
         catalog.start_run(self.run, KIND, project, options)
+        for problem in orders.broken:
+            self.fail("recipes", RecipeError(problem, hint="What is built upon it is left out too."))
 
     def wait_a_while(self) -> None:
         if self.orders.jitter_seconds:

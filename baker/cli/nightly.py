@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +26,7 @@ from baker.progress_console import ProgressConsole
 
 if TYPE_CHECKING:
     from baker.interrupt import Interruption
+    from baker.model import Recipe
     from baker.nightly import Orders
     from baker.nightly_report import Ended, NightlyReport
     from baker.notifying import Herald
@@ -156,7 +158,8 @@ def run(
     # What each bake prints would stand above the report: progress alone, on stderr.
     progress = ProgressConsole(as_json=True, several=orders.jobs > 1)
     try:
-        found = select_recipes(settings, recipes, None, settings.nightly.get("gate"))
+        found, problems = select_sound_recipes(settings, recipes)
+        orders = replace(orders, broken=problems)
         with open_kitchen(
             settings, progress, found, interruption, asked=recipes, targets=targets, bakes=True, refresh=True
         ) as kitchen:
@@ -181,6 +184,24 @@ def run(
             for warning in said:
                 progress.say(f"{progress.style('Warning:', 'yellow')} {warning}")
         raise
+
+
+def select_sound_recipes(
+    settings: Settings, names: list[str] | None
+) -> tuple[Mapping[str, Recipe], Sequence[str]]:
+    """The recipes that are meant, and what is wrong with those of all that are left out.
+
+    Raises RecipeError where one was named that is wrong, or none is sound.
+    """
+    from baker.plan import follow_channel
+    from baker.recipes import load_sound_recipes
+
+    assert settings.project is not None
+    gate = settings.nightly.get("gate")
+    sound, problems = load_sound_recipes(settings.project, folder=settings.recipes) if not names else ({}, [])
+    if not sound:
+        return select_recipes(settings, names, None, gate), ()
+    return follow_channel(sound, gate) if gate else sound, [str(problem) for problem in problems]
 
 
 def read_orders(settings: Settings, recipes: list[str] | None, *, prune: bool) -> Orders:

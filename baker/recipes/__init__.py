@@ -20,6 +20,7 @@ __all__ = [
     "apply_overrides",
     "load_recipe",
     "load_recipes",
+    "load_sound_recipes",
     "merge_data",
     "parent_of",
     "recipe_schema",
@@ -70,6 +71,22 @@ def validate_all(project: Path, *, folder: Path | None = None) -> list[Problem]:
         return [Problem(file=str(folder.relative_to(project)), message="no such folder")]
     known = dict.fromkeys(_find_folders(folder))
     return _collect_problems({name: read_recipe(project, folder / name) for name in known}, known)
+
+
+def load_sound_recipes(
+    project: Path, *, folder: Path | None = None
+) -> tuple[Mapping[str, Recipe], list[Problem]]:
+    """The recipes that nothing is wrong with, nor with what they are built upon; and all that is wrong."""
+    folder = folder or project / "recipes"
+    known = _find_folders(folder)
+    read = {name: read_recipe(project, folder / name) for name in known}
+    problems = _collect_problems(read, known)
+    bad = {name for name in known if any(Path(each.file).parent.name == name for each in problems)}
+    bad |= {name for name in known if read[name].recipe is None}
+    while blocked := {name for name in read.keys() - bad if bad & {*_find_parents(read[name].recipe)}}:
+        bad |= blocked
+    sound = {name: recipe for name in known if name not in bad and (recipe := read[name].recipe)}
+    return sound, problems
 
 
 def parent_of(source: Source) -> str | None:

@@ -323,6 +323,17 @@ def test_night_that_cannot_begin_is_told(project: Project, listener: Listener) -
     assert "s3cret" not in done.stderr
 
 
+def test_recipe_that_is_wrong_keeps_no_other_from_being_baked(project: Project) -> None:
+    project.recipe("base")
+    project.recipe("wrong", toml='from = "base"\ncolour = "red"\n')
+    project.recipe("child", toml='from = "wrong"\n')
+    night = project.json("nightly", status=1)
+    assert [(bake["recipe"], bake["outcome"]) for bake in night["bakes"]] == [("base", "baked")]
+    (failure,) = night["failures"]
+    assert failure["step"] == "recipes"
+    assert "recipes/wrong/recipe.toml:2" in failure["error"]
+
+
 @pytest.mark.slow
 def test_night_without_settings_and_with_wrong_ones(project: Project) -> None:
     project.write("baker.toml", "")

@@ -12,7 +12,15 @@ import pytest
 
 from baker.errors import RecipeError, RecipeNotFound, UsageError
 from baker.model import AmiSource, Bootstrap, Reference, TreeSource
-from baker.recipes import apply_overrides, load_recipe, load_recipes, merge_data, recipe_schema, validate_all
+from baker.recipes import (
+    apply_overrides,
+    load_recipe,
+    load_recipes,
+    load_sound_recipes,
+    merge_data,
+    recipe_schema,
+    validate_all,
+)
 from baker.toml_file import locate_keys
 
 AMI = "[targets.aws]\nfrom = { "
@@ -531,3 +539,27 @@ def test_every_key_of_a_tricky_file_is_found_at_its_line():
 
 def test_shipped_recipes_are_valid():
     assert validate_all(Path(__file__).parents[2]) == []
+
+
+def test_recipes_that_are_sound_are_loaded_beside_broken_ones(tmp_path: Path) -> None:
+    for name, toml in {
+        "base": 'from = "debian:trixie"',
+        "web": 'from = "base"',
+        "broken": 'from = "base"\nzzz = 1',
+        "child": 'from = "broken"',
+        "grandchild": 'from = "child"',
+        "round": 'from = "about"',
+        "about": 'from = "round"',
+        "garbled": "from = ",
+    }.items():
+        folder = tmp_path / "recipes" / name
+        folder.mkdir(parents=True)
+        (folder / "recipe.toml").write_text(f"{toml}\n")
+        (folder / "deploy.py").touch()
+    sound, problems = load_sound_recipes(tmp_path)
+    assert sorted(sound) == ["base", "web"]
+    assert sorted({problem.file for problem in problems}) == [
+        "recipes/about/recipe.toml",
+        "recipes/broken/recipe.toml",
+        "recipes/garbled/recipe.toml",
+    ]
