@@ -5,6 +5,7 @@ The truth is a forced bake: which packages differ between the image before and t
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -181,15 +182,27 @@ def diff(before: Mapping[str, str], after: Mapping[str, str]) -> set[Change]:
     return {(name, before.get(name), after.get(name)) for name in names}
 
 
+ADDS_SOURCE = f"""{APT}
+SOURCE = "deb [signed-by=/etc/apt/keyrings/ours.gpg] http://apt.example.test/debian stable main"
+
+files.put(src="vendor.gpg", dest="/etc/apt/keyrings/ours.gpg")
+files.line(path="/etc/apt/sources.list.d/ours.list", line=SOURCE)
+apt.packages(packages=["our-beta"], update=True)
+"""
+"""Packages of a third party, whose archive the recipe adds itself."""
+
+
 @contextmanager
-def serving(folder: Path, log: Path, port: int) -> Iterator[None]:
-    """A proxy on loopback that has what ``folder`` holds for a host."""
+def serving(folder: Path, log: Path) -> Iterator[str]:
+    """The address of a proxy that has what ``folder`` holds for a host, and to which nothing else changed."""
     log.touch()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
     argv = [sys.executable, str(PROXY), str(folder), str(port), str(log)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as proxy:
         try:
             assert proxy.stdout is not None
             assert proxy.stdout.readline() == "listening\n"
-            yield
+            yield f"http://127.0.0.1:{port}"
         finally:
             proxy.kill()

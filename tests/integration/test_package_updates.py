@@ -19,7 +19,17 @@ from baker.providers.local.provider import LocalProvider
 from baker.updates import AptUpdates
 from tests.apt_repository import Deb, keys, publish
 from tests.e2e.project import Project, make_project
-from tests.package_updates import SCENARIOS, compare, make_deb, publish_newer, write_project
+from tests.package_updates import (
+    ADDS_SOURCE,
+    SCENARIOS,
+    compare,
+    diff,
+    list_packages,
+    make_deb,
+    publish_newer,
+    serving,
+    write_project,
+)
 
 __all__ = ["keys"]
 
@@ -345,6 +355,36 @@ def assert_foretold(project: Project, keys: list[Path], names: Sequence[str]) ->
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_what_is_foretold_is_what_a_bake_anew_changes(project: Project, keys: list[Path]) -> None:
     assert_foretold(project, keys, ["root", "leaves-parents", "gets-dependency"])
+
+
+@pytest.mark.machine
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_archive_that_a_recipe_adds_itself_is_looked_at(
+    project: Project, keys: list[Path], tmp_path: Path
+) -> None:
+    served = tmp_path / "served/apt.example.test/debian"
+    publish(served, keys[0], make_deb("our-beta"))
+    project.write("vendor.gpg", "").write_bytes(keys[0].read_bytes())
+    project.recipe("bottom")
+    project.bake("bottom")  # whose packages and indexes are here then
+    project.recipe("web", deploy=ADDS_SOURCE)
+    with serving(tmp_path / "served", tmp_path / "log") as proxy:
+        project.environ["BAKER_LOCAL_HTTP_PROXY"] = proxy
+        project.bake("web")
+        assert [entry["action"] for entry in project.json("plan", "web")["recipes"]] == ["skip"]
+        publish(served, keys[0], make_deb("our-beta", "2.0"), make_deb("our-gamma"))
+        (entry,) = project.json("plan", "web")["recipes"]
+        assert entry["action"] == "skip", "the indexes are not an hour old"
+        (entry,) = project.json("plan", "web", "--refresh")["recipes"]
+        assert [reason["kind"] for reason in entry["reasons"]] == ["packages-outdated"]
+        assert [(each["package"], each["from"], each["to"]) for each in entry["updates"]] == [
+            ("our-beta", "1.0", "2.0")
+        ]
+        before = list_packages(project, "web")
+        assert [bake["outcome"] for bake in project.bake("web")] == ["baked"]
+        assert diff(before, list_packages(project, "web")) == {("our-beta", "1.0", "2.0")}
+        assert [entry["action"] for entry in project.json("plan", "web", "--refresh")["recipes"]] == ["skip"]
 
 
 @pytest.mark.machine
