@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -221,6 +223,8 @@ def test_indexes_younger_than_an_hour_are_used_as_they_are_unless_fresh_ones_are
     assert asked == ["304 InRelease"]
     assert not changed.exists(), "nothing had changed"
     publish(vendor, keys[0], make_deb("tool", "2.0"))
+    later = time.time() + 10.0  # HTTP's dates have no fractions of a second
+    os.utime(vendor / "dists/stable/InRelease", (later, later))
     asked.clear()
     assert look(state) == look(state, refresh=True, offline=True) == []
     assert asked == []
