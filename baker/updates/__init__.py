@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -208,12 +209,10 @@ class AptUpdates:
     def _forget_old(self) -> None:
         """What has not been of use for a month."""
         oldest = time.time() - KEPT_SECONDS
-        for path in (self._folder / "builds").glob("*"):
-            if path.stat().st_mtime < oldest:
-                path.unlink(missing_ok=True)
-        for path in (self._folder / "sets").glob("*/fetched"):
-            if path.stat().st_mtime < oldest:
-                shutil.rmtree(path.parent, ignore_errors=True)
+        for path in (*self._folder.glob("builds/*"), *self._folder.glob("sets/*/fetched")):
+            with contextlib.suppress(FileNotFoundError):  # others forget as well
+                if path.stat().st_mtime < oldest:
+                    shutil.rmtree(path.parent) if path.name == "fetched" else path.unlink()
 
 
 def _name(folders: Mapping[str, Path]) -> dict[str, str]:
