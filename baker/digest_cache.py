@@ -55,7 +55,7 @@ def _write(path: Path, project: Path) -> None:
     below = f"{project}/"
     files = {
         name.removeprefix(below): seen
-        for name, seen in seen_files.known.items()
+        for name, seen in list(seen_files.known.items())  # other threads look at more meanwhile
         if name.startswith(below) and os.path.lexists(name)
     }
     text = json.dumps(files, separators=(",", ":")).encode()

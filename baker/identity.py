@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from baker.errors import HostError
+from baker.git import run_git
 
 OWN_HOME = "Set BAKER_HOME to a folder of yours, or run it as the user whose folder it is."
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -138,12 +138,11 @@ def baker_version() -> str:
 
 def read_commit(project: str) -> tuple[str | None, bool | None]:
     """The project's git commit and whether its files differ from it; None, None outside git."""
-    git = ["git", "-c", "safe.directory=*", "-C", project]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        commit = run_git(project, "rev-parse", "HEAD")
         if commit.returncode != 0:
             return None, None
-        status = subprocess.run([*git, "status", "--porcelain", "--", "."], capture_output=True, text=True)
+        status = run_git(project, "status", "--porcelain", "--", ".")
     except FileNotFoundError:
         return None, None
-    return commit.stdout.strip(), bool(status.stdout.strip())
+    return os.fsdecode(commit.stdout).strip(), bool(status.stdout.strip())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from baker.ages import parse_age
@@ -46,11 +46,17 @@ def judge(
     parent: Build | None,
     builds: Iterable[Build],
 ) -> Judged:
-    """Compare every build with what is known now, newest first, until one may be used as it is."""
+    """Compare every build with what is known now, newest first, until one may be used as it is.
+
+    Where the newest one has the right inputs and is outdated, too old or opaque, an older one is no better;
+    nor is one of which nobody can tell whether it is outdated, where that can be told of the newest.
+    """
     newest: Judged | None = None
+    made: datetime | None = None
     for build in builds:
         inputs = knowledge.current_inputs(recipe, target, arch, parent, build)
-        if newest is not None and fingerprint(inputs) != build.fingerprint:
+        same = fingerprint(inputs) == build.fingerprint
+        if newest is not None and (not same or (made is not None and build.created <= made)):
             continue
         changes = _explain_inputs(recipe, build, inputs, parent, knowledge)
         aged = _explain_age(recipe, build, knowledge)
@@ -63,7 +69,8 @@ def judge(
             )
             if not changes:
                 return newest
-        elif not changes:
+            made = build.created if same else None
+        elif not changes and (note is None or newest.note is not None):
             return replace(newest, hit=build)
     assert newest is not None
     return newest

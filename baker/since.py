@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from baker.errors import HostError, UsageError
+from baker.git import run_git
 from baker.model import Build, Recipe, Reference, TreeSource
 from baker.project_files import LISTINGS, TRACED_KINDS, is_litter
 from baker.settings import PROJECT_FILE, Settings, target_settings
@@ -157,10 +158,8 @@ def _run_git(project: Path, *arguments: str) -> str:
 
 
 def _start_git(project: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    # Root may look at a work tree that is somebody else's, without starting the monitor that it names.
-    git = ["git", "-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-C", str(project)]
     try:
-        return subprocess.run([*git, *arguments], capture_output=True, stdin=subprocess.DEVNULL)
+        return run_git(project, *arguments)
     except FileNotFoundError as error:
         raise HostError(
             "--since needs git, which is not installed", hint="Debian: apt-get install git"

@@ -130,7 +130,7 @@ def bake(
     refuse_throwaway(settings, os.environ, ephemeral=ephemeral)
     interrupted = find_interrupted_run(settings, wanted) if resume else None
     if interrupted is not None:
-        wanted = Wanted(**interrupted.options)
+        wanted = read_wanted(interrupted)
     console = ProgressConsole(as_json=as_json, several=wanted.jobs > 1)
     if on_error == "shell":
         require_terminal(console, jobs=wanted.jobs)
@@ -250,6 +250,17 @@ def find_interrupted_run(settings: Settings, wanted: Wanted) -> Run:
         raise UsageError("--resume goes on with what was asked for then: leave out the rest")
     with open_catalog(settings, read_only=True) as catalog:
         return find_interrupted(catalog, settings)
+
+
+def read_wanted(run: Run) -> Wanted:
+    """What a run was asked for. Raises UsageError where another version of baker wrote that down."""
+    try:
+        return Wanted(**run.options)
+    except TypeError as error:
+        raise UsageError(
+            "the last run was started by another version of baker, whose options this one does not know",
+            hint="Start anew: what was baked is not baked again.",
+        ) from error
 
 
 def forcing(wanted: Wanted, interrupted: Run | None) -> Any:

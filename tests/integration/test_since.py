@@ -25,6 +25,7 @@ from baker.since import (
     newest_builds,
 )
 from tests.factories import make_build, make_provenance
+from tests.nobody import open_the_way
 
 TEMPLATE, CONF = "templates/site/index.html.j2", "recipes/web/files/web.conf"
 
@@ -386,6 +387,7 @@ def test_branches_with_no_commit_in_common_are_refused(project: Path) -> None:
 def test_work_tree_of_another_user_is_looked_at(project: Path) -> None:
     write(project, TEMPLATE)
     subprocess.run(["chown", "-R", "65534", project], check=True)
+    open_the_way(project)
     assert list_changes(project, "main").paths == {TEMPLATE: CHANGED}
 
 

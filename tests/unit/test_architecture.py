@@ -118,7 +118,7 @@ def test_pure_code_imports_only_pure_code() -> None:
 
 
 def test_adapters_import_neither_one_another_nor_use_cases() -> None:
-    allowed = (*PURE, "teardown", "providers.protocol", "providers.transfer", "identity")
+    allowed = (*PURE, "teardown", "providers.protocol", "providers.transfer", "identity", "git")
     for adapter in ADAPTERS:
         for module, path in list_modules():
             if is_in(module, (adapter,)):

@@ -51,6 +51,7 @@ class World:
     tests: dict = field(default_factory=dict)
     waiting: dict = field(default_factory=dict)
     updates: dict = field(default_factory=dict)
+    notes: dict = field(default_factory=dict)
     revoked: dict = field(default_factory=dict)
     names: dict = field(default_factory=dict)
     clock: datetime = NOON
@@ -115,7 +116,7 @@ class World:
         return self.tests.get(recipe.name, {})
 
     def package_updates(self, recipe, target, arch, build):  # noqa: ARG002
-        return self.updates.get(build.id, ()), None
+        return self.updates.get(build.id, ()), self.notes.get(build.id)
 
     def max_age(self, recipe):
         return recipe.max_age
@@ -581,6 +582,23 @@ def test_earlier_build_with_outdated_packages_is_not_issued_again():
     assert tell_kinds(world) == ["base bake reissue changed"]
     world.updates["base-0"] = [make_update("openssl")]
     assert tell_kinds(world) == ["base bake changed"]
+
+
+def test_outdated_build_is_not_replaced_by_an_older_one_with_the_same_inputs():
+    world = World().add(make_recipe("base")).bake("base").bake("base")
+    world.updates["base-1"] = [make_update("openssl", security=True)]
+    assert tell_kinds(world) == ["base bake packages-outdated"]
+
+
+def test_earlier_build_of_which_updates_cannot_be_told_is_not_issued_again():
+    world = World().add(make_recipe("base")).bake("base")
+    world.files["base"] = "v2"
+    world.bake("base")
+    world.files["base"] = "v1"
+    world.notes["base-0"] = "cannot be told"
+    assert tell_kinds(world) == ["base bake changed"]
+    world.notes["base-1"] = "cannot be told"
+    assert tell_kinds(world) == ["base bake reissue changed"], "nothing can be told on this host"
 
 
 def test_build_older_than_it_may_be_is_baked_again():
