@@ -21,7 +21,7 @@ from baker.package_state import (
     parse_files,
     parse_local,
     parse_options,
-    parse_simulation,
+    parse_policy,
     strip_status,
 )
 from baker.providers.protocol import CommandResult, Machine, OutputSink
@@ -29,7 +29,7 @@ from baker.providers.protocol import CommandResult, Machine, OutputSink
 TIMEOUT = 120.0
 MAX_PACKED, MAX_UNPACKED = 16 << 20, 64 << 20
 MAX_TEXT, MAX_TEXTS = 64 << 10, 10_000
-TOLD = ("options", "simulation", "local", "debs")
+TOLD = ("options", "policy", "local", "debs")
 UPLOAD = re.compile(r"cat > (\S+?)['\"]*$")
 KEYRING = re.compile(r"^etc/apt/trusted[.]gpg|^etc/apt/keyrings/|[.](gpg|asc|pgp)$")
 APT = re.compile(r"\b(?:apt|apt-get|aptitude|dpkg|unattended-upgrades?)\b|\.deb\b")
@@ -49,14 +49,15 @@ cd "$scratch/baker"
 apt-config dump >options 2>/dev/null
 : >local
 size=$1
-: >simulation
+: >policy
 lists=/var/lib/apt/lists
 if [ -n "$3" ] && ! ls "$lists" 2>/dev/null | grep -q _Packages; then
     lists=$scratch/lists
     mkdir -p "$lists/partial"
     timeout 60 apt-get update -qq -o "Dir::State::Lists=$lists" >/dev/null 2>&1
 fi
-[ -z "$3" ] || apt-get --simulate -o "Dir::State::Lists=$lists" dist-upgrade >simulation 2>&1
+[ -z "$3" ] || dpkg-query --show --showformat='${binary:Package}\\n' |
+    xargs apt-cache -o "Dir::State::Lists=$lists" policy >policy 2>/dev/null
 [ -z "$2" ] || apt list --installed -o "Dir::State::Lists=$lists" >local 2>/dev/null
 shift 3
 for file; do
@@ -76,7 +77,7 @@ sort -u "$scratch/named" | while read -r name; do
     [ -f "$name" ] && printf '%s\\n' "${name#/}"
 done >>"$scratch/names"
 tar --create --dereference --no-recursion --ignore-failed-read --verbatim-files-from \\
-    -C / -T "$scratch/names" -C "$scratch" baker/options baker/simulation baker/local baker/debs 2>/dev/null |
+    -C / -T "$scratch/names" -C "$scratch" baker/options baker/policy baker/local baker/debs 2>/dev/null |
     gzip -1 | head -c "$size"
 """
 
@@ -184,7 +185,6 @@ def _make_state(
     status = strip_status(files[STATUS].decode(errors="replace"))
     versions = {name.partition(":")[0]: version for name, version in list_installed(status)}
     local = parse_local(told["local"]) | parse_files(told["debs"], versions)
-    simulated = parse_simulation(told["simulation"])
     # Keyrings are most of what there is, and few of them are used.
     used = {path for path in files if not KEYRING.search(path)} | name_keyrings(files)
     return PackageState(
@@ -195,8 +195,7 @@ def _make_state(
         recommends=asked.recommends,
         options=parse_options(told["options"]),
         files={path: content for path, content in files.items() if path in used} | {STATUS: status.encode()},
-        stuck=simulated.kept | {change.name for change in simulated.changes},
-        unneeded=simulated.unneeded,
+        stuck=parse_policy(told["policy"]),
     )
 
 

@@ -72,7 +72,7 @@ class PackageState:
 
     ``own`` are names; ``from_archive``: a bake anew begins with the newest of all. ``files`` are those that
     apt reads, by path. ``stuck`` are those that could have been newer already: the recipe chose it so, and
-    they are never outdated. ``unneeded`` are those that nothing needed even then.
+    they are never outdated.
     """
 
     own: frozenset[str] = frozenset()
@@ -83,7 +83,6 @@ class PackageState:
     options: tuple[tuple[str, str], ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     stuck: frozenset[str] = frozenset()
-    unneeded: frozenset[str] = frozenset()
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -218,6 +217,16 @@ def parse_options(dumped: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def parse_policy(printed: str) -> frozenset[str]:
+    """Of ``apt-cache policy`` the installed packages that could have another version."""
+    found = re.findall(r"^(\S+):\n  Installed: (\S+)\n  Candidate: (\S+)$", printed, re.MULTILINE)
+    return frozenset(
+        name.partition(":")[0]
+        for name, installed, candidate in found
+        if "(none)" not in (installed, candidate) and installed != candidate
+    )
+
+
 def parse_local(listed: str) -> frozenset[str]:
     """Of ``apt list --installed`` the packages whose version no archive has."""
     return frozenset(re.findall(r"^([^/\s]+)/.*\[.*\blocal\b.*\]$", listed, re.MULTILINE))
@@ -274,7 +283,6 @@ def encode_state(state: PackageState) -> bytes:
         "recommends": state.recommends,
         "options": [list(option) for option in state.options],
         "stuck": sorted(state.stuck),
-        "unneeded": sorted(state.unneeded),
         "files": {path: content.decode("latin-1") for path, content in state.files.items()},
     }
     return zlib.compress(json.dumps(value, sort_keys=True).encode(), 9)
@@ -293,7 +301,6 @@ def decode_state(content: bytes) -> PackageState:
             recommends=value["recommends"],
             options=tuple((name, setting) for name, setting in value["options"]),
             stuck=frozenset(value["stuck"]),
-            unneeded=frozenset(value["unneeded"]),
             files={path: text.encode("latin-1") for path, text in value["files"].items()},
         )
     except (zlib.error, KeyError, TypeError, AttributeError) as error:

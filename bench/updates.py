@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from bench.measuring import print_table, write_figures
-from tests.apt_repository import make_key, stop_agent
+from tests.apt_repository import make_key, stop_agents
 from tests.e2e.project import make_project
 from tests.package_updates import SCENARIOS, Compared, compare, publish_newer, write_project
 
@@ -29,7 +29,7 @@ def measure(folder: Path) -> list[Compared]:
         publish_newer(project, [key])
         return compare(project, SCENARIOS)
     finally:
-        stop_agent(key.parent)
+        stop_agents(key.parent)
 
 
 def main() -> None:

@@ -35,13 +35,13 @@ def keys(tmp_path: Path) -> Iterator[list[Path]]:
     """Two public keys; the private ones lie beside them."""
     folders = [tmp_path / "key-0", tmp_path / "key-1"]
     yield [make_key(folder) for folder in folders]
+    stop_agents(*folders)
+
+
+def stop_agents(*folders: Path) -> None:
+    """Of the keys in these folders: the processes that gpg left are gone."""
     for folder in folders:
-        stop_agent(folder)
-
-
-def stop_agent(folder: Path) -> None:
-    """Of the keys in a folder: the process that gpg left is gone."""
-    subprocess.run(["gpgconf", "--homedir", str(folder), "--kill", "all"], check=True)
+        subprocess.run(["gpgconf", "--homedir", str(folder), "--kill", "all"], check=True)
     deadline = time.monotonic() + 10
     while any("gpg-agent" in process for process in list_descendants(os.getpid())):
         assert time.monotonic() < deadline

@@ -62,13 +62,20 @@ def find_updates(state: PackageState, folder: Path) -> Found:
             except CommandFailed:
                 if newer & own:
                     found.append(simulate("install", "--only-upgrade", *sorted(newer & own)))
-    updates = _judge(state, found, installed)
+        # Of what nothing needs then, what nothing needed before either comes again.
+        unneeded = frozenset().union(*(each.unneeded for each in found))
+        if unneeded:
+            unneeded -= {change.name for change in simulate("autoremove").changes}
+    updates = _judge(state, found, installed, unneeded)
     settled = not updates and not (newest.kept & (names - state.stuck))
     return Found(updates=updates, names=names, settled=settled)
 
 
 def _judge(
-    state: PackageState, found: Sequence[Simulated], installed: Mapping[str, str]
+    state: PackageState,
+    found: Sequence[Simulated],
+    installed: Mapping[str, str],
+    unneeded: frozenset[str],
 ) -> tuple[PackageUpdate, ...]:
     """What of it would come about: not what was so when the image was baked."""
     changes = {
@@ -79,10 +86,9 @@ def _judge(
     }
     if not changes:
         return ()
-    unneeded = frozenset().union(*(simulated.unneeded for simulated in found)) - state.unneeded - state.stuck
     for name, version in installed.items():
         short, _, arch = name.partition(":")
-        gone = short in unneeded or name in unneeded
+        gone = (short in unneeded or name in unneeded) and short not in state.stuck
         if gone and (state.from_archive or short in state.own):  # an image of its own never gets it
             changes[short, arch] = PackageUpdate(name=short, arch=arch, installed=version, candidate=None)
     return tuple(sorted(changes.values(), key=lambda change: (change.name, change.arch)))

@@ -23,7 +23,7 @@ from baker.interrupt import Interruption
 from baker.plan import make_plan
 from baker.progress_console import ProgressConsole
 from baker.settings import load_settings
-from tests.apt_repository import Deb, make_key, publish, stop_agent
+from tests.apt_repository import Deb, make_key, publish, stop_agents
 from tests.e2e.project import BAKER, Project, make_project
 
 pytestmark = pytest.mark.machine
@@ -193,7 +193,7 @@ def baked(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Iterat
     project.run("promote", "base:1", "prod", "--yes")
     assert {bake["outcome"] for bake in project.bake("--jobs", "2")} == {"baked", "unchanged"}
     yield project
-    stop_agent(folder / "key")
+    stop_agents(folder / "key")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def test_what_apt_reads_is_read_and_no_keyring_that_it_does_not_use(machine: Mac
     assert any(path.startswith("etc/apt/sources.list.d/") for path in state.files)
     assert [path for path in state.files if path.endswith((".gpg", ".asc"))] == [KEYRING]
     assert state.architectures == ("amd64",)
-    assert (state.own, state.stuck, state.unneeded) == (frozenset(), frozenset(), frozenset())
+    assert (state.own, state.stuck) == (frozenset(), frozenset())
 
 
 def test_recipe_without_packages_of_its_own_is_not_looked_into(machine: Machine) -> None:
@@ -59,6 +59,14 @@ def test_package_from_a_file_is_own_and_stays_at_its_version(machine: Machine, t
     state = read(machine, "dpkg -i /root/lambda.deb; rm /root/lambda.deb")
     assert dict(state.pins) == {"lambda": "1.1"}, "no archive has it"
     run(machine, "dpkg --purge lambda")
+
+
+def test_what_could_have_been_newer_already_is_stuck(machine: Machine) -> None:
+    older = "sed -i '/^Package: zlib1g$/,/^Version:/ s/^Version: .*/Version: 0.1/' /var/lib/dpkg/status"
+    run(machine, "cp /var/lib/dpkg/status /root/status; ls /var/lib/apt/lists/*_Packages")
+    state = read(machine, f"{older} # instead of apt-get install zlib1g=0.1")
+    run(machine, "mv /root/status /var/lib/dpkg/status")
+    assert (state.own, state.stuck) == ({"zlib1g"}, {"zlib1g"})
 
 
 def test_more_than_an_apt_needs_is_not_read(machine: Machine) -> None:

@@ -17,6 +17,7 @@ from baker.package_state import (
     parse_files,
     parse_local,
     parse_options,
+    parse_policy,
     parse_simulation,
     strip_status,
 )
@@ -158,6 +159,16 @@ def test_only_settings_that_run_nothing_are_taken_over() -> None:
     assert PackageState(options=options).architectures == ("amd64", "i386")
 
 
+def test_installed_packages_that_could_have_another_version_are_told() -> None:
+    printed = (
+        "bash:\n  Installed: 5.2\n  Candidate: 5.2\n  Version table:\n *** 5.2 500\n"
+        "held:\n  Installed: 1.0\n  Candidate: 2.0\n  Version table:\n"
+        "libc6:i386:\n  Installed: 1.0\n  Candidate: 2.0\nnew:\n  Installed: (none)\n  Candidate: 2.0\n"
+        "ours:\n  Installed: 1.0\n  Candidate: (none)\n"
+    )
+    assert parse_policy(printed) == {"held", "libc6"}
+
+
 def test_packages_that_no_archive_has_are_told() -> None:
     listed = "Listing...\nbash/stable,now 5.2 amd64 [installed]\ntool/now 1.0 all [installed,local]\n"
     assert parse_local(listed) == {"tool"}
@@ -216,7 +227,6 @@ def test_state_that_is_kept_comes_back_the_same() -> None:
         options=(("APT::Architecture", "amd64"),),
         files={"etc/apt/key.gpg": bytes(range(256)), "var/lib/dpkg/status": STATUS.encode()},
         stuck=frozenset({"held"}),
-        unneeded=frozenset({"libold1"}),
     )
     assert decode_state(encode_state(state)) == state
 
