@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import re
-import tarfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
@@ -28,8 +26,10 @@ from baker.providers.protocol import CommandResult, Machine, OutputSink
 
 TIMEOUT = 120.0
 MAX_PACKED, MAX_UNPACKED = 16 << 20, 64 << 20
-MAX_TEXT, MAX_TEXTS = 64 << 10, 10_000
+MAX_TEXT, MAX_TEXTS, MAX_TOLD = 64 << 10, 10_000, 4 << 20
 TOLD = ("options", "policy", "local", "debs")
+BLOCK = 512
+"""Of a tar archive."""
 UPLOAD = re.compile(r"cat > (\S+?)['\"]*$")
 KEYRING = re.compile(r"^etc/apt/trusted[.]gpg|^etc/apt/keyrings/|[.](gpg|asc|pgp)$")
 APT = re.compile(r"\b(?:apt|apt-get|aptitude|dpkg|unattended-upgrades?)\b|\.deb\b")
@@ -51,12 +51,17 @@ apt-config dump >options 2>/dev/null
 size=$1
 : >policy
 lists=/var/lib/apt/lists
-if [ -n "$3" ] && ! ls "$lists" 2>/dev/null | grep -q _Packages; then
+has_lists() { ls "$lists" 2>/dev/null | grep -q _Packages; }
+# What came of lists that are old would come of them again, whatever is newer by now: new ones tell.
+is_new() { find "$lists" "$lists/partial" -maxdepth 0 -mmin -1440 2>/dev/null | grep -q .; }
+if [ -n "$3" ] && ! { has_lists && is_new; }; then
+    mkdir -p "$scratch/lists/partial"
+    cp -pP "$lists"/*_* "$scratch/lists" 2>/dev/null
     lists=$scratch/lists
-    mkdir -p "$lists/partial"
-    timeout 60 apt-get update -qq -o "Dir::State::Lists=$lists" >/dev/null 2>&1
+    timeout -k 5 60 apt-get update -qq -o "Dir::State::Lists=$lists" >/dev/null 2>&1
+    has_lists || rm policy
 fi
-[ -z "$3" ] || dpkg-query --show --showformat='${binary:Package}\\n' |
+[ -z "$3" ] || [ ! -f policy ] || dpkg-query --show --showformat='${binary:Package}\\n' |
     xargs apt-cache -o "Dir::State::Lists=$lists" policy >policy 2>/dev/null
 [ -z "$2" ] || apt list --installed -o "Dir::State::Lists=$lists" >local 2>/dev/null
 shift 3
@@ -76,7 +81,8 @@ grep -oE 'mirror[+]file:[^][:space:]]+' "$scratch/sources" | sed 's,^mirror[+]fi
 sort -u "$scratch/named" | while read -r name; do
     [ -f "$name" ] && printf '%s\\n' "${name#/}"
 done >>"$scratch/names"
-tar --create --dereference --no-recursion --ignore-failed-read --verbatim-files-from \\
+tar --create --format=ustar --owner=0 --group=0 --dereference --no-recursion --ignore-failed-read \\
+    --verbatim-files-from \\
     -C / -T "$scratch/names" -C "$scratch" baker/options baker/policy baker/local baker/debs 2>/dev/null |
     gzip -1 | head -c "$size"
 """
@@ -181,10 +187,11 @@ def read_package_state(
 def _make_state(
     files: dict[str, bytes], own: frozenset[str], asked: Asked, *, from_archive: bool
 ) -> PackageState:
-    told = {name: files.pop(f"baker/{name}", b"").decode(errors="replace") for name in TOLD}
+    has_policy = "baker/policy" in files
+    told = {name: files.pop(f"baker/{name}", b"")[:MAX_TOLD].decode(errors="replace") for name in TOLD}
     status = strip_status(files[STATUS].decode(errors="replace"))
     versions = {name.partition(":")[0]: version for name, version in list_installed(status)}
-    local = parse_local(told["local"]) | parse_files(told["debs"], versions)
+    local = parse_local(told["local"]) | parse_files(told["debs"], versions) | asked.fixed
     # Keyrings are most of what there is, and few of them are used.
     used = {path for path in files if not KEYRING.search(path)} | name_keyrings(files)
     return PackageState(
@@ -195,18 +202,32 @@ def _make_state(
         recommends=asked.recommends,
         options=parse_options(told["options"]),
         files={path: content for path, content in files.items() if path in used} | {STATUS: status.encode()},
-        stuck=parse_policy(told["policy"]),
+        stuck=parse_policy(told["policy"]) if has_policy else None,
     )
 
 
 def _unpack(packed: bytes) -> dict[str, bytes]:
-    """The plain files of an archive, by path; empty if it is none or too big."""
+    """The plain files of a ustar archive, by path; empty if it is none or too big.
+
+    Read by hand: all that other kinds of archive can say (sparse files, sizes below zero) takes the memory
+    or the time of who believes it.
+    """
     if len(packed) > MAX_PACKED:
         return {}
     try:
         content = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(packed, MAX_UNPACKED)
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
-            members = [member for member in archive if member.isreg()]
-            return {member.name: archive.extractfile(member).read() for member in members}  # type: ignore[union-attr]
-    except (zlib.error, tarfile.TarError, EOFError):
+    except zlib.error:
         return {}
+    files = {}
+    start = 0
+    while header := content[start : start + BLOCK].rstrip(b"\0"):
+        size = re.match(rb"[0-7]{1,11}(?=[ \0])", header[124:136])
+        first = start + BLOCK
+        end = first + int(size[0], 8) if size else len(content) + 1
+        if end > len(content):
+            return {}
+        name, prefix = (part.partition(b"\0")[0] for part in (header[:100], header[345:500]))
+        if header[156:157] in (b"0", b"\0"):
+            files[(prefix + b"/" + name if prefix else name).decode(errors="replace")] = content[first:end]
+        start = first + -(-int(end - first) // BLOCK) * BLOCK
+    return files

@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from baker.package_state import drop_long_lines
+
 KEPT = ("architectures", "trusted", "allow-insecure", "allow-weak", "check-valid-until", "check-date")
 """What of a source's options is taken over, besides its keys."""
 TRUSTED = "etc/apt/trusted.gpg"
@@ -46,6 +48,16 @@ class Sources:
     architectures: tuple[str, ...]
 
     @property
+    def places(self) -> set[tuple[str, str, tuple[str, ...]]]:
+        """Address, suite and components of each."""
+        return {
+            (uri, suite, entry.components)
+            for entry in self.entries
+            for uri in entry.uris
+            for suite in entry.suites
+        }
+
+    @property
     def digest(self) -> str:
         """Images with the same one share what is fetched."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:24]
@@ -65,8 +77,11 @@ def read_sources(
         for uri in fields.get("uris", "").split():
             known = _translate(uri, files, shown)
             (uris if known else refused).append(known or _mask(uri))
-        if uris:
-            entries.append(_make_entry(fields, tuple(uris), files))
+        entry = _make_entry(fields, tuple(uris), files)
+        if entry is None:
+            refused += map(_mask, uris)
+        elif uris:
+            entries.append(entry)
     trusted = []
     if not all(entry.keys for entry in entries):
         trusted = [files[path] for path in sorted(files) if path.startswith(TRUSTED)]
@@ -83,7 +98,8 @@ def name_keyrings(files: Mapping[str, bytes]) -> set[str]:
     return found
 
 
-def _make_entry(fields: Mapping[str, str], uris: tuple[str, ...], files: Mapping[str, bytes]) -> Entry:
+def _make_entry(fields: Mapping[str, str], uris: tuple[str, ...], files: Mapping[str, bytes]) -> Entry | None:
+    """None where none of its keyrings is there: without them all that are trusted would do."""
     entry = Entry(
         uris=uris,
         suites=tuple(fields.get("suites", "").split()),
@@ -98,6 +114,8 @@ def _make_entry(fields: Mapping[str, str], uris: tuple[str, ...], files: Mapping
     words = re.split(r"[\s,]+", signed_by.strip())
     keys = [files[word.lstrip("/")] for word in words if word.startswith("/") and word.lstrip("/") in files]
     fingerprints = [word for word in words if FINGERPRINT.fullmatch(word)]
+    if not keys and len(fingerprints) < len([word for word in words if word]):
+        return None
     return replace(entry, keys=tuple(keys), fingerprints=tuple(fingerprints))
 
 
@@ -106,7 +124,7 @@ def _list_fields(files: Mapping[str, bytes]) -> Iterator[dict[str, str]]:
     for path in sorted(files):
         if path != "etc/apt/sources.list" and not path.startswith("etc/apt/sources.list.d/"):
             continue
-        text = files[path].decode("latin-1")
+        text = drop_long_lines(files[path].decode("latin-1"))
         if path.endswith(".sources"):
             for stanza in re.split(r"\n\s*\n", re.sub(r"^#.*\n?", "", text, flags=re.MULTILINE)):
                 found = re.findall(r"^([\w-]+):((?:.*)(?:\n[ \t].*)*)", stanza, re.MULTILINE)
@@ -137,8 +155,8 @@ def _translate(uri: str, files: Mapping[str, bytes], shown: Mapping[str, Path]) 
     method, _, rest = uri.partition(":")
     path = re.sub(r"^/*", "/", rest)
     if method == "mirror+file":
-        mirrors = files.get(path.lstrip("/"), b"").decode("latin-1")
-        found = re.search(r"^\s*(https?://[^@\s\"]+)", mirrors, re.MULTILINE)
+        mirrors = drop_long_lines(files.get(path.lstrip("/"), b"").decode("latin-1"))
+        found = re.search(r"^[ \t]*(https?://[^@\s\"]+)", mirrors, re.MULTILINE)
         return found[1] if found else None
     if method == "file" and path.rstrip("/") in shown:
         return f"file:{quote(str(shown[path.rstrip('/')]))}"

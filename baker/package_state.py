@@ -22,13 +22,19 @@ EXTENDED_STATES = "var/lib/apt/extended_states"
 
 OPTIONS = re.compile(
     r"(?i:APT::(?:Architecture|Architectures|Default-Release|Install-Recommends|Install-Suggests|Ignore-Hold"
-    r"|NeverAutoRemove|Never-MarkAuto-Sections|Move-Autobit-Sections|AutoRemove::[\w-]+))(?:::)?"
+    r"|NeverAutoRemove|Never-MarkAuto-Sections|Move-Autobit-Sections|AutoRemove::[\w-]+))(?:::)?",
+    re.ASCII,
 )
 """What of apt's configuration is taken over. Never all of it: some keys are commands that apt runs."""
 
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]*")
+INSTALLED_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9+._-]*")
+"""What dpkg lets a package and an architecture be called. Any other name is an image's trick: apt would take
+one that begins with a dash for an option."""
 UPGRADES = {"upgrade": "upgrade", "full-upgrade": "dist-upgrade", "dist-upgrade": "dist-upgrade"}
 MAX_CONTENT = 64 << 20
+MAX_LINE = 4096
+"""Longer lines say nothing that is looked for. Patterns may take the square of a line's length."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
@@ -55,11 +61,13 @@ class Simulated:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What a recipe asked of apt: packages by name, some of them at a version (``pins``); to ``upgrade``
-    (``dist-upgrade``) all; without recommended packages; from ``files``, those at ``paths`` among them."""
+    """What a recipe asked of apt: packages by name, some of them at a version (``pins``), or at one from a
+    variable (``fixed``); to ``upgrade`` (``dist-upgrade``) all; without recommended packages; from ``files``,
+    those at ``paths`` among them."""
 
     names: frozenset[str] = frozenset()
     pins: Mapping[str, str] = field(default_factory=dict)
+    fixed: frozenset[str] = frozenset()
     upgrade: str | None = None
     recommends: bool = True
     files: bool = False
@@ -71,8 +79,9 @@ class PackageState:
     """What apt knew when the recipe was done.
 
     ``own`` are names; ``from_archive``: a bake anew begins with the newest of all. ``files`` are those that
-    apt reads, by path. ``stuck`` are those that could have been newer already: the recipe chose it so, and
-    they are never outdated.
+    apt reads, by path. ``stuck`` are those that could have been newer already, and the version that they
+    could have had: that one does not make them outdated, for a bake anew would not bring it either. None
+    where that could not be found out.
     """
 
     own: frozenset[str] = frozenset()
@@ -82,7 +91,7 @@ class PackageState:
     recommends: bool = True
     options: tuple[tuple[str, str], ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
-    stuck: frozenset[str] = frozenset()
+    stuck: Mapping[str, str] | None = field(default_factory=dict)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -106,6 +115,7 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
     where a command's names come from a variable, those of them that it mentions count as asked for."""
     names: set[str] = set()
     pins: dict[str, str] = {}
+    fixed: set[str] = set()
     upgrade: str | None = None
     recommends: list[bool] = []
     paths: set[str] = set()
@@ -130,6 +140,7 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
                 name = name.partition("/")[0].partition(":")[0]
                 if "$" in word or "`" in word:
                     names |= known & set(re.findall(NAME, plain))
+                    fixed |= {name} if version and NAME.fullmatch(name) else set()
                 elif NAME.fullmatch(name):
                     names |= {name, name.removesuffix("+")}  # apt-get install NAME+ installs it
                     if version:
@@ -137,6 +148,7 @@ def find_asked(texts: Iterable[str], installed: Iterable[str] = ()) -> Asked:
     return Asked(
         names=frozenset(names),
         pins=pins,
+        fixed=frozenset(fixed),
         upgrade=upgrade,
         recommends=any(recommends) or not recommends,
         files=files,
@@ -175,15 +187,20 @@ def find_own(before: Mapping[str, str], after: Mapping[str, str], asked: Asked) 
 
 # --- what apt says ----------------------------------------------------------------------------------------
 
-INSTALLS = re.compile(r"^Inst (\S+) (?:\[([^\]]*)\] )?\((\S+) (.*?)\s*\[([^\]]+)\]\)", re.MULTILINE)
-REMOVES = re.compile(r"^(?:Remv|Purg) (\S+) \[([^\]]*)\]", re.MULTILINE)
+INSTALLS = re.compile(r"^Inst (\S+) (?:\[([^]\n]*)\] )?\((\S+) (.*?) ?\[([^]\n]+)\]\)", re.MULTILINE)
+REMOVES = re.compile(r"^(?:Remv|Purg) (\S+) \[([^]\n]*)\]", re.MULTILINE)
 UNNEEDED = re.compile(r"automatically installed and (?:is|are) no longer required:\n((?:  .*\n)+)")
 KEPT = re.compile(r"^The following packages have been kept back:\n((?:  .*\n)+)", re.MULTILINE)
 SECURITY = re.compile(r"-security\b|\bDebian-Security:", re.IGNORECASE)
 
 
+def drop_long_lines(text: str) -> str:
+    return "\n".join(line for line in text.split("\n") if len(line) <= MAX_LINE)
+
+
 def parse_simulation(printed: str) -> Simulated:
-    """What ``apt-get -s`` printed in the C locale."""
+    """What ``apt-get -s`` printed in the C locale. It names no architecture of native packages that go."""
+    printed = drop_long_lines(printed)
     changes = []
     for name, installed, candidate, origin, arch in INSTALLS.findall(printed):
         changes.append(
@@ -211,25 +228,30 @@ def parse_simulation(printed: str) -> Simulated:
 def parse_options(dumped: str) -> tuple[tuple[str, str], ...]:
     """The allowed lines of ``apt-config dump``."""
     found = []
-    for name, value in re.findall(r'^(\S+) "([^"\n]*)";$', dumped, re.MULTILINE):
+    for name, value in re.findall(r'^(\S+) "([ !#-~]*)";$', drop_long_lines(dumped), re.MULTILINE):
         if OPTIONS.fullmatch(name) and value:
             found.append((name, value))
     return tuple(found)
 
 
-def parse_policy(printed: str) -> frozenset[str]:
-    """Of ``apt-cache policy`` the installed packages that could have another version."""
-    found = re.findall(r"^(\S+):\n  Installed: (\S+)\n  Candidate: (\S+)$", printed, re.MULTILINE)
-    return frozenset(
-        name.partition(":")[0]
-        for name, installed, candidate in found
+def parse_policy(printed: str) -> dict[str, str]:
+    """Of ``apt-cache policy`` the installed packages that could have another version, and that one."""
+    pattern = r"^(\S+):\n  Installed: (\S+)\n  Candidate: (\S+)$"
+    return {
+        name.partition(":")[0]: candidate
+        for name, installed, candidate in re.findall(pattern, drop_long_lines(printed), re.MULTILINE)
         if "(none)" not in (installed, candidate) and installed != candidate
-    )
+    }
 
 
 def parse_local(listed: str) -> frozenset[str]:
     """Of ``apt list --installed`` the packages whose version no archive has."""
-    return frozenset(re.findall(r"^([^/\s]+)/.*\[.*\blocal\b.*\]$", listed, re.MULTILINE))
+    found = set()
+    for line in listed.splitlines():
+        name, _, rest = line.partition("/")
+        if "local" in rest.rpartition("[")[2].rstrip("]").split(","):
+            found.add(name)
+    return frozenset(found)
 
 
 def parse_files(shown: str, versions: Mapping[str, str]) -> frozenset[str]:
@@ -248,16 +270,24 @@ UNUSED = re.compile(
 
 
 def strip_status(text: str) -> str:
-    """A dpkg status file without what apt needs for no decision."""
-    return UNUSED.sub("", text if text.endswith("\n") else f"{text}\n")
+    """A dpkg status file without what apt needs for no decision, and without packages of impossible names."""
+    stanzas = UNUSED.sub("", text if text.endswith("\n") else f"{text}\n").split("\n\n")
+    return "\n\n".join(stanza for stanza in stanzas if _is_named_well(stanza))
+
+
+def _is_named_well(stanza: str) -> bool:
+    names = re.findall(r"^package[ \t]*:(.*)$", stanza, re.MULTILINE | re.IGNORECASE)
+    return len(names) <= 1 and all(INSTALLED_NAME.fullmatch(name.strip()) for name in names)
 
 
 def list_installed(status: str) -> Iterator[tuple[str, str]]:
     """``name:arch`` and version of what a dpkg status file calls installed."""
     for stanza in status.split("\n\n"):
         fields = dict(re.findall(r"^(Package|Status|Version|Architecture): (.*)$", stanza, re.MULTILINE))
-        if fields.get("Status", "").endswith(" installed"):
-            yield f"{fields.get('Package')}:{fields.get('Architecture')}", fields.get("Version", "")
+        name, arch = fields.get("Package", ""), fields.get("Architecture", "")
+        is_named_well = INSTALLED_NAME.fullmatch(name) and INSTALLED_NAME.fullmatch(arch)
+        if is_named_well and fields.get("Status", "").endswith(" installed"):
+            yield f"{name}:{arch}", fields.get("Version", "")
 
 
 def lift_holds(status: str, names: Collection[str] | None) -> str:
@@ -282,7 +312,7 @@ def encode_state(state: PackageState) -> bytes:
         "pins": dict(state.pins),
         "recommends": state.recommends,
         "options": [list(option) for option in state.options],
-        "stuck": sorted(state.stuck),
+        "stuck": None if state.stuck is None else dict(state.stuck),
         "files": {path: content.decode("latin-1") for path, content in state.files.items()},
     }
     return zlib.compress(json.dumps(value, sort_keys=True).encode(), 9)
@@ -300,7 +330,7 @@ def decode_state(content: bytes) -> PackageState:
             pins=value["pins"],
             recommends=value["recommends"],
             options=tuple((name, setting) for name, setting in value["options"]),
-            stuck=frozenset(value["stuck"]),
+            stuck=None if value["stuck"] is None else dict(value["stuck"]),
             files={path: text.encode("latin-1") for path, text in value["files"].items()},
         )
     except (zlib.error, KeyError, TypeError, AttributeError) as error:

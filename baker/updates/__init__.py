@@ -20,13 +20,14 @@ from baker.package_state import NEWEST_SEEN, PackageUpdate, decode_state
 from baker.updates.indexes import Fetching, Indexes, write_json
 from baker.updates.simulation import find_updates
 
-FORMAT = 1
+FORMAT = 2
 """Of what is remembered: raise it when the same packages and indexes may come to other updates."""
 
 KEPT_SECONDS = 30 * 86400.0
 BY_AGE = "(max_age can bake it by age)"
 UNTOLD = "which packages are outdated cannot be told"
 UNKNOWN = f"{UNTOLD}: no apt was found in the build {BY_AGE}"
+UNSEEN = f"{UNTOLD}: the build could not find out which of them could have been newer {BY_AGE}"
 NO_APT = f"{UNTOLD}: this host has no apt {BY_AGE}"
 
 
@@ -89,6 +90,8 @@ class AptUpdates:
             return self._find(build, load, folders, proxy)
         except CommandFailed as error:
             return (), f"{UNTOLD}: {error}"
+        except ValueError:  # nothing is known of its packages, or not any more
+            return (), UNKNOWN
         except OSError as error:  # a disk is full, or this user may write nowhere
             return (), f"{UNTOLD}: {error.filename}: {error.strerror}"
 
@@ -101,11 +104,10 @@ class AptUpdates:
     ) -> tuple[Sequence[PackageUpdate], str | None]:
         memo = self._recall(build, folders)
         if memo is None:
-            try:
-                memo = self._begin(load(), folders)
-            except ValueError:
-                return (), UNKNOWN
+            memo = self._begin(load(), folders)
             self._remember(build, memo)
+        if memo["unseen"]:
+            return (), UNSEEN
         if memo["set"] is None:
             return (), None
         looked = self._look_at(memo["set"], proxy)
@@ -165,22 +167,23 @@ class AptUpdates:
             "lists": None,
             "updates": [],
             "settled": False,
+            "unseen": state.stuck is None,
         }
+        if state.stuck is None:
+            return memo
         if not state.own and not state.from_archive and state.upgrade is None:
             return memo
         self._forget_old()
         sources, refused = read_sources(state.files, state.architectures, folders)
-        self._indexes(sources.digest).prepare(sources, self._list_indexes())
+        self._indexes(sources.digest).prepare(sources, self._list_archives())
         return {**memo, "set": sources.digest, "refused": refused}
 
     def _indexes(self, digest: str) -> Indexes:
         return Indexes(self._folder / "sets" / digest, self._folder / Path(NEWEST_SEEN).name)
 
-    def _list_indexes(self) -> list[Path]:
-        """Folders with package indexes that are here already."""
-        shared = (self._home / NEWEST_SEEN).parent
-        places = [self._home / "local" / "apt", shared / "sets", self._folder / "sets"]
-        return sorted({path for place in places for path in place.glob("*/lists")})
+    def _list_archives(self) -> list[Path]:
+        """The folders of distributions' archives. Never another set's: its keys are those of its images."""
+        return sorted(path.parent for path in self._home.glob("local/apt/*/refreshed"))
 
     # --- what was found ---------------------------------------------------------------------------
 
@@ -209,10 +212,12 @@ class AptUpdates:
     def _forget_old(self) -> None:
         """What has not been of use for a month."""
         oldest = time.time() - KEPT_SECONDS
-        for path in (*self._folder.glob("builds/*"), *self._folder.glob("sets/*/fetched")):
+        for path in self._folder.glob("builds/*"):
             with contextlib.suppress(FileNotFoundError):  # others forget as well
                 if path.stat().st_mtime < oldest:
-                    shutil.rmtree(path.parent) if path.name == "fetched" else path.unlink()
+                    path.unlink()
+        for folder in self._folder.glob("sets/*"):
+            self._indexes(folder.name).forget(oldest)
 
 
 def _name(folders: Mapping[str, Path]) -> dict[str, str]:

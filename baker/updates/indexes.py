@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -14,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from baker.errors import CommandFailed
 from baker.package_sources import Sources
@@ -22,6 +23,9 @@ from baker.updates.apt import base_options, run_apt
 from baker.updates.sources import write_sources
 
 FRESH_SECONDS = 3600.0
+RETRY_SECONDS = 600.0
+"""What could not be fetched is tried again after so long."""
+FETCH_SECONDS = 300.0
 FETCHING = (
     ("Acquire::Retries", "1"),
     ("Acquire::http::Timeout", "20"),
@@ -42,6 +46,10 @@ class Fetching:
     clock: Callable[[], float] = time.time
     told: dict[str, str] = field(default_factory=dict)
 
+    def is_fresh(self, since: float, seconds: float) -> bool:
+        """Whether what was done then is as good as done now."""
+        return since >= self.since and 0 <= self.clock() - since < seconds
+
 
 class Indexes:
     """``folder`` holds everything of this set of sources; ``changed`` is touched when they have changed."""
@@ -50,14 +58,29 @@ class Indexes:
         self.folder = folder
         self.lists = folder / "lists"
         self._stamp = folder / "fetched"
+        self._failed = folder / "failed"
         self._folders = folder / "folders.json"
         self._changed = changed
 
     def is_prepared(self) -> bool:
-        return self._folders.exists()
+        return self._read_known() is not None
 
-    def prepare(self, sources: Sources, beside: Sequence[Path]) -> None:
-        """Make the folder, unless it is there. What lies in the folders ``beside`` need not be fetched."""
+    def _read_known(self) -> dict[str, Any] | None:
+        """What ``prepare`` and updates wrote down; None, and away with it, where it is damaged."""
+        try:
+            known = json.loads(self._folders.read_bytes())
+            if isinstance(known, dict) and known.keys() >= {"releases", "remote", "architectures"}:
+                return known
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            pass
+        self._folders.unlink(missing_ok=True)
+        return None
+
+    def prepare(self, sources: Sources, archives: Sequence[Path]) -> None:
+        """Make the folder, unless it is there. What ``archives`` hold need not be fetched: the folders of
+        distributions' archives, verified by the keys that the distributions publish."""
         if self.is_prepared():
             return
         with self._locked():
@@ -66,9 +89,12 @@ class Indexes:
             for path in (self.lists / "partial", self.folder / "cache"):
                 path.mkdir(parents=True, exist_ok=True)
             write_sources(sources, self.folder / "etc")
-            begin = tuple(_file_name(uri) for entry in sources.entries for uri in entry.uris)
-            found = (path for lists in beside for path in lists.glob("*_*") if path.name.startswith(begin))
-            for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+            wanted = {(uri.rstrip("/"), suite) for uri, suite, _ in sources.places}
+            found = []
+            for archive in archives:
+                begin = tuple(_file_name(*place) for place in _list_places(archive) & wanted)
+                found += [path for path in archive.glob("lists/*_*") if path.name.startswith(begin)]
+            for path in sorted(found, key=_modified, reverse=True):
                 _link(path, self.lists / path.name)
             releases = {
                 str(folder): [suite if suite.endswith("/") else f"dists/{suite}" for suite in entry.suites]
@@ -83,15 +109,27 @@ class Indexes:
 
     def refresh(self, fetching: Fetching, proxy: str | None = None) -> str | None:
         """Bring them up to date where they are not fresh; returns what could not be fetched, and why."""
-        known = json.loads(self._folders.read_bytes())
-        if not self._is_due(known, fetching):
-            return fetching.told.get(self.folder.name)
-        with self._locked():
-            known = json.loads(self._folders.read_bytes())
-            due = self._is_due(known, fetching)
-            if due:
-                self._update(due, known, fetching, proxy)
+        known = self._read_known()
+        if known is None or self._is_due(known, fetching):
+            with self._locked():
+                known = self._read_known()
+                if known is None:
+                    raise CommandFailed("package indexes were thrown away meanwhile", exit_status=None)
+                due = self._is_due(known, fetching)
+                if due:
+                    self._update(due, known, fetching, proxy)
         return fetching.told.get(self.folder.name)
+
+    def forget(self, oldest: float) -> None:
+        """Throw all of it away, unless it was of use since."""
+
+        def is_old() -> bool:
+            return _modified(self._folders if self._folders.exists() else self.folder) < oldest
+
+        if is_old():
+            with self._locked():
+                if is_old():
+                    shutil.rmtree(self.folder, ignore_errors=True)
 
     def state(self) -> str:
         """Changes whenever a package index does; not when one is signed anew."""
@@ -131,10 +169,11 @@ class Indexes:
 
     def _is_due(self, known: dict[str, object], fetching: Fetching) -> str | None:
         """``all`` or ``folders``, if they have to be read."""
-        if known["remote"] and not fetching.offline and self.folder.name not in fetching.told:
-            fetched = self._stamp.stat().st_mtime if self._stamp.exists() else 0.0
-            if fetched < fetching.since or not 0 <= fetching.clock() - fetched < FRESH_SECONDS:
+        may_fetch = known["remote"] and not fetching.offline and self.folder.name not in fetching.told
+        if may_fetch and not fetching.is_fresh(_modified(self._stamp), FRESH_SECONDS):
+            if not fetching.is_fresh(_modified(self._failed), RETRY_SECONDS):
                 return "all"
+            fetching.told[self.folder.name] = self._failed.read_text()
         return "folders" if self._look_at_folders(known) != known.get("seen", {}) else None
 
     def _look_at_folders(self, known: dict[str, object]) -> dict[str, str]:
@@ -167,12 +206,15 @@ class Indexes:
                 ("APT::Get::List-Cleanup", "false"),
             ]
         try:
-            run_apt(["update", "-qq", "--error-on=any"], options, proxy)
+            run_apt(["update", "-qq", "--error-on=any"], options, proxy, timeout=FETCH_SECONDS)
             if due == "all":
                 self._stamp.touch()
+                self._failed.unlink(missing_ok=True)
                 fetching.told.pop(self.folder.name, None)
         except CommandFailed as error:
-            fetching.told[self.folder.name] = error.stderr_tail
+            fetching.told[self.folder.name] = error.stderr_tail or str(error)
+            if due == "all":
+                self._failed.write_text(fetching.told[self.folder.name])
         else:
             write_json(self._folders, {**known, "seen": seen})
         if self.state() != before:
@@ -180,10 +222,21 @@ class Indexes:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._open_locked():
             yield
+
+    def _open_locked(self) -> IO[str]:
+        """The lock's file, locked. One that was thrown away while we waited for it is no lock."""
+        path = self.folder / "lock"
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                file = path.open("w")
+                fcntl.flock(file, fcntl.LOCK_EX)
+                with contextlib.suppress(FileNotFoundError):
+                    if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                        return file
+                file.close()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -193,15 +246,36 @@ def write_json(path: Path, value: object) -> None:
     new.replace(path)
 
 
-def _file_name(uri: str) -> str:
-    """How the names of the indexes of an address begin."""
-    return uri.partition(":")[2].strip("/").replace("_", "%5f").replace("/", "_") + "_"
+def _list_places(archive: Path) -> set[tuple[str, str]]:
+    """Address and suite of each source of a distribution's archive."""
+    try:
+        lines = (archive / "etc" / "sources.list").read_text().splitlines()
+    except OSError:
+        return set()
+    found = (re.fullmatch(r"deb (?:\[.*?\] )?(\S+) (\S+)(?: .*)?", line) for line in lines)
+    return {(line[1].rstrip("/"), line[2]) for line in found if line}
+
+
+def _file_name(uri: str, suite: str) -> str:
+    """How the names of the indexes of a suite begin."""
+    place = f"{uri.partition(':')[2].strip('/')}/dists/{suite}"
+    return place.replace("_", "%5f").replace("/", "_") + "_"
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _link(path: Path, target: Path) -> None:
-    """Indexes are replaced, never changed: a link does. Others' files may only be copied."""
-    with contextlib.suppress(FileExistsError):
+    """Indexes are replaced, never changed: a link does. Those on another file system, and others' files
+    where that is forbidden, are copied."""
+    with contextlib.suppress(FileExistsError, FileNotFoundError):
         try:
             os.link(path, target)
-        except PermissionError:
+        except (FileExistsError, FileNotFoundError):
+            raise
+        except OSError:
             shutil.copy2(path, target)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from baker.errors import CommandFailed
@@ -16,7 +16,9 @@ from baker.package_state import (
     Simulated,
     lift_holds,
     list_installed,
+    parse_policy,
     parse_simulation,
+    strip_status,
 )
 from baker.updates.apt import base_options, run_apt
 
@@ -37,9 +39,10 @@ class Found:
 def find_updates(state: PackageState, folder: Path) -> Found:
     """``folder`` is that of the indexes. Raises CommandFailed where apt cannot make out what to do."""
     installed = dict(list_installed(state.files[STATUS].decode(errors="replace")))
-    names = state.own
-    if state.from_archive or state.upgrade:
-        names = frozenset(name.partition(":")[0] for name in installed)
+    names = frozenset(name.partition(":")[0] for name in installed)
+    own = names if state.from_archive else state.own & names
+    if not (state.from_archive or state.upgrade):
+        names = own
     with tempfile.TemporaryDirectory() as name:
         options = _prepare(state, folder, Path(name))
 
@@ -54,21 +57,33 @@ def find_updates(state: PackageState, folder: Path) -> Found:
             newer = frozenset(
                 change.name for change in newest.changes if change.installed and change.candidate
             )
-        own = (names if state.from_archive else state.own) - state.stuck
+        stays = _find_stuck(state, newest, own, options)
+        own -= stays
         # What an upgrade leaves as it is comes all the same where nothing older is in its way.
         if outdated := (newer | newest.kept) & own:
             try:
-                found.append(simulate("install", "--only-upgrade", *sorted(outdated)))
+                found.append(simulate("install", "--only-upgrade", "--", *sorted(outdated)))
             except CommandFailed:
                 if newer & own:
-                    found.append(simulate("install", "--only-upgrade", *sorted(newer & own)))
+                    found.append(simulate("install", "--only-upgrade", "--", *sorted(newer & own)))
         # Of what nothing needs then, what nothing needed before either comes again.
         unneeded = frozenset().union(*(each.unneeded for each in found))
         if unneeded:
             unneeded -= {change.name for change in simulate("autoremove").changes}
-    updates = _judge(state, found, installed, unneeded)
-    settled = not updates and not (newest.kept & (names - state.stuck))
+    updates = _judge(state, found, installed, unneeded, stays)
+    settled = not updates and not (newest.kept & (names - stays))
     return Found(updates=updates, names=names, settled=settled)
+
+
+def _find_stuck(
+    state: PackageState, newest: Simulated, own: frozenset[str], options: list[tuple[str, str]]
+) -> frozenset[str]:
+    """The packages that could have been as new as they could be now when the image was baked."""
+    stuck = state.stuck or {}
+    candidates = {change.name: change.candidate for change in newest.changes if change.candidate}
+    if kept := newest.kept & own & stuck.keys():
+        candidates |= parse_policy(run_apt(["policy", "--", *sorted(kept)], options, tool="apt-cache"))
+    return frozenset(name for name, seen in stuck.items() if seen == candidates.get(name))
 
 
 def _judge(
@@ -76,19 +91,21 @@ def _judge(
     found: Sequence[Simulated],
     installed: Mapping[str, str],
     unneeded: frozenset[str],
+    stays: frozenset[str],
 ) -> tuple[PackageUpdate, ...]:
     """What of it would come about: not what was so when the image was baked."""
-    changes = {
-        (change.name, change.arch): change
-        for simulated in found
-        for change in simulated.changes
-        if change.name not in state.stuck
-    }
+    native = {state.architectures[0], "all"}
+    archs = {name: arch for name, _, arch in (each.partition(":") for each in installed) if arch in native}
+    changes = {}
+    for change in (change for simulated in found for change in simulated.changes):
+        if change.name not in stays:
+            named = replace(change, arch=change.arch or archs.get(change.name, ""))
+            changes[named.name, named.arch] = named
     if not changes:
         return ()
     for name, version in installed.items():
         short, _, arch = name.partition(":")
-        gone = (short in unneeded or name in unneeded) and short not in state.stuck
+        gone = (short in unneeded or name in unneeded) and short not in stays
         if gone and (state.from_archive or short in state.own):  # an image of its own never gets it
             changes[short, arch] = PackageUpdate(name=short, arch=arch, installed=version, candidate=None)
     return tuple(sorted(changes.values(), key=lambda change: (change.name, change.arch)))
@@ -98,7 +115,7 @@ def _prepare(state: PackageState, folder: Path, scratch: Path) -> list[tuple[str
     """Write what apt reads of an image, and say where it is."""
     for name in ("preferences.d", "apt.conf.d"):
         (scratch / name).mkdir()
-    status = state.files[STATUS].decode(errors="replace")
+    status = strip_status(state.files[STATUS].decode(errors="replace"))
     (scratch / "status").write_text(lift_holds(status, None if state.from_archive else state.own))
     (scratch / "extended_states").write_bytes(state.files.get(EXTENDED_STATES, b""))
     pins = [

@@ -166,7 +166,7 @@ def test_installed_packages_that_could_have_another_version_are_told() -> None:
         "libc6:i386:\n  Installed: 1.0\n  Candidate: 2.0\nnew:\n  Installed: (none)\n  Candidate: 2.0\n"
         "ours:\n  Installed: 1.0\n  Candidate: (none)\n"
     )
-    assert parse_policy(printed) == {"held", "libc6"}
+    assert parse_policy(printed) == {"held": "2.0", "libc6": "2.0"}
 
 
 def test_packages_that_no_archive_has_are_told() -> None:
@@ -226,9 +226,11 @@ def test_state_that_is_kept_comes_back_the_same() -> None:
         recommends=False,
         options=(("APT::Architecture", "amd64"),),
         files={"etc/apt/key.gpg": bytes(range(256)), "var/lib/dpkg/status": STATUS.encode()},
-        stuck=frozenset({"held"}),
+        stuck={"held": "2.0"},
     )
     assert decode_state(encode_state(state)) == state
+    unseen = PackageState(stuck=None)
+    assert decode_state(encode_state(unseen)) == unseen
 
 
 @pytest.mark.parametrize(
