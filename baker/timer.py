@@ -161,10 +161,10 @@ def check_calendar(at: str) -> None:
         )
 
 
-def install_timer(timer: Timer, places: Places) -> list[Path]:
-    """Write the files (those that are the same stay as they are), and enable the timer where systemd runs.
+def install_timer(timer: Timer, places: Places) -> tuple[list[Path], bool]:
+    """Write the files (those that are the same stay as they are), and enable it where systemd reads them.
 
-    Returns the files that were written. Raises HostError, CommandFailed.
+    Returns the files that were written, and whether it is enabled. Raises HostError, CommandFailed.
     """
     files = places.files(timer.name)
     texts = {
@@ -175,25 +175,48 @@ def install_timer(timer: Timer, places: Places) -> list[Path]:
     written = [
         files[kind] for kind, text in texts.items() if write(files[kind], text, private=kind == "environment")
     ]
-    if is_booted():
-        run(*places.systemctl, "daemon-reload")
+    enabled = reload_units(places)
+    if enabled:
         run(*places.systemctl, "enable", "--now", f"{timer.name}.timer")
         if files["timer"] in written:  # one that ran already goes by the new times
             run(*places.systemctl, "restart", f"{timer.name}.timer")
-    return written
+    return written, enabled
 
 
 def remove_timer(name: str, places: Places) -> list[Path]:
-    """Disable the timer and remove its files; returns those that were there. A night at work goes on."""
-    there = [path for path in places.files(name).values() if path.exists()]
-    if there and is_booted():
-        run(*places.systemctl, "disable", "--now", f"{name}.timer")
-    for path in there:
-        with explaining(path):
-            path.unlink()
-    if there and is_booted():
-        run(*places.systemctl, "daemon-reload")
+    """Disable the timer and remove its files; returns those that were there. A night at work goes on.
+
+    Raises HostError; CommandFailed when the files are gone.
+    """
+    files = places.files(name)
+    there = [path for path in files.values() if path.exists()]
+    with contextlib.ExitStack() as removing:
+        if there:
+            removing.callback(reload_units, places)
+        for path in there:
+            removing.callback(remove_file, path)
+        if files["timer"] in there and reload_units(places):
+            run(*places.systemctl, "disable", "--now", f"{name}.timer")
     return there
+
+
+def reload_units(places: Places) -> bool:
+    """Have systemd read its units anew.
+
+    False where none runs, or the user's cannot be reached (from cron, as root), or does not look there.
+    Raises CommandFailed where the system's own fails.
+    """
+    if not is_booted():
+        return False
+    if "--user" not in places.systemctl:
+        run(*places.systemctl, "daemon-reload")
+        return True
+    try:
+        run(*places.systemctl, "daemon-reload")
+        looks = run(*places.systemctl, "show", "--property=UnitPath", "--value")
+    except CommandFailed:
+        return False
+    return str(places.units) in looks.split()
 
 
 def write(path: Path, text: str, *, private: bool) -> bool:
@@ -224,12 +247,18 @@ def explaining(path: Path) -> Iterator[None]:
         ) from error
 
 
-def run(*argv: str) -> None:
+def remove_file(path: Path) -> None:
+    with explaining(path):
+        path.unlink()
+
+
+def run(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True)
     if done.returncode != 0:
         raise CommandFailed(
             f"{' '.join(argv)} failed: {done.stderr.strip()}",
             exit_status=done.returncode,
             stderr_tail=done.stderr,
-            hint="The files are written. Look: systemctl status, journalctl -xe",
+            hint="Look: systemctl status, journalctl -xe",
         )
+    return done.stdout

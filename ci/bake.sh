@@ -17,7 +17,8 @@
 #
 # It writes there what there is of plan.json, bake.json, nightly.json (documented in docs/ci.md), baked.json (a
 # list of the images that were baked), changed (true or false) and summary.md. On GitHub the summary goes to the
-# page of the job, and all of it to the outputs of the step. The exit code is baker's.
+# page of the job, and all of it to the outputs of the step. The exit code is baker's. A job that is cancelled
+# ends baker once, by SIGTERM, and waits until it has cleaned up.
 set -euf
 
 command=${BAKER_CI_COMMAND:-bake}
@@ -32,26 +33,59 @@ fi
 
 if [ -n "${BAKER_CI_OUT:-}" ] || [ -z "${RUNNER_TEMP:-}" ]; then
     out=${BAKER_CI_OUT:-baker-ci}
-    mkdir -p "$out"
+    if [ ! -d "$out" ]; then
+        mkdir -p "$out"
+        echo '*' >"$out/.gitignore" # what comes of a run is no change of the project
+    elif [ "$(cd "$out" && pwd -P)" = "$(pwd -P)" ]; then
+        echo "BAKER_CI_OUT is a folder of its own, not the project's" >&2 && exit 2
+    fi
     (cd "$out" && rm -f plan.json bake.json nightly.json baked.json changed summary.md)
 else
     out=$(mktemp -d "$RUNNER_TEMP/baker-ci.XXXXXX")
 fi
 out=$(cd "$out" && pwd)
-echo '*' >"$out/.gitignore" # what comes of a run is no change of the project
 : >"$out/summary.md"
+
+# Out of reach of what ends the whole group of processes (Ctrl-C, some CIs): baker is to be told once.
+apart=$(command -v setsid || true)
 
 sudo=${BAKER_CI_SUDO:-auto}
 if [ "$sudo" = auto ]; then
-    if [ "$(id -u)" != 0 ] && sudo -n true 2>/dev/null; then sudo=true; else sudo=false; fi
+    if [ "$(id -u)" != 0 ] && $apart sudo -n true 2>/dev/null; then sudo=true; else sudo=false; fi
 fi
 
-run_baker() {
-    if [ "$sudo" = true ]; then
-        sudo -E env "PATH=$PATH" baker "$@"
+baker=
+ended=
+end_baker() {
+    trap '' TERM INT HUP # baker takes a second signal for leave, or I shall kill you
+    ended=true
+    if [ -z "$baker" ]; then
+        return
+    elif [ "$sudo" = true ]; then
+        sudo -n kill -TERM "$baker" || true # sudo is root's, and passes it on
     else
-        baker "$@"
+        kill -TERM "$baker" 2>/dev/null || true
     fi
+}
+trap end_baker TERM INT HUP
+
+run_baker() {
+    if [ -n "$ended" ]; then
+        return 130
+    elif [ "$sudo" = true ]; then
+        $apart sudo -E env "PATH=$PATH" baker "$@" &
+    else
+        $apart baker "$@" &
+    fi
+    baker=$!
+    code=0
+    wait "$baker" || code=$?
+    if [ -n "$ended" ]; then # the signal broke off the wait, and not baker
+        code=0
+        wait "$baker" || code=$?
+    fi
+    baker=
+    return "$code"
 }
 
 # What every command takes, in the end: options, then recipes.
@@ -72,13 +106,13 @@ fi
 set -- "$@" -- ${BAKER_CI_RECIPES:-}
 
 status=0
-if [ "$command" != nightly ]; then
+if [ "$command" = plan ]; then
+    run_baker plan --json --summary "$out/summary.md" "$@" >"$out/plan.json" || status=$?
+    cat "$out/summary.md"
+elif [ "$command" = bake ]; then
     run_baker plan --json "$@" >"$out/plan.json" || status=$?
 fi
-if [ "$command" = plan ] && [ "$status" = 0 ]; then
-    run_baker plan --markdown "$@" >"$out/summary.md" 2>/dev/null || status=$?
-    cat "$out/summary.md"
-elif [ "$status" = 0 ]; then
+if [ "$command" != plan ] && [ "$status" = 0 ]; then
     if [ -n "${BAKER_CI_JOBS:-}" ]; then
         set -- --jobs "$BAKER_CI_JOBS" "$@"
     fi
@@ -91,7 +125,7 @@ if [ "$status" != 0 ] && [ ! -s "$out/summary.md" ]; then
     printf '### baker: failed\n\nThe exit code is %s; the log of this job says why.\n' "$status" >"$out/summary.md"
 fi
 
-# A command that failed before it began has printed nothing: no image, no change.
+# A command that failed before it began has printed nothing, a killed one may have printed a part: no image, no change.
 python3 - "$out" <<'PY'
 import json
 import pathlib
@@ -102,9 +136,13 @@ out = pathlib.Path(sys.argv[1])
 
 def read(name):
     path = out / name
-    if path.exists() and not path.read_text().strip():
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
         path.unlink()
-    return json.loads(path.read_text()) if path.exists() else {}
+        return {}
 
 
 plan = read("plan.json")

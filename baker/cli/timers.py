@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from baker.cli.wiring import Options, load_project_recipes
+from baker.cli.wiring import Options
 from baker.console import Console
-from baker.errors import RecipeError
-from baker.notifying import ENVIRONMENT
+from baker.errors import UsageError
+from baker.notifying import ENVIRONMENT, NOTIFY, PING
 from baker.settings import Settings
 
 if TYPE_CHECKING:
@@ -21,8 +23,12 @@ PASSED_ON = (
     *("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"),
     *("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"),
     *("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"),
+    *("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
-"""Besides BAKER_*, and what recipes and addresses ask for by name. Keys of AWS are not: they expire."""
+"""Besides BAKER_*, PostgreSQL's, and what recipes and addresses ask for. Keys of AWS are not: they expire."""
+
+POSTGRESQL = re.compile(r"PG[A-Z]+")
+"""What libpq reads: PGPASSWORD, PGPASSFILE, PGSERVICE, PGSSLROOTCERT …"""
 
 NIGHT_ACTOR = "nightly"
 """Who moves channels at night, unless BAKER_ACTOR is set when the timer is installed."""
@@ -33,7 +39,7 @@ def install(
 ) -> int:
     """Write and enable a timer that runs `nightly` with these arguments."""
     from baker.ages import parse_age
-    from baker.timer import Timer, check_calendar, find_places, install_timer, is_booted, name_timer
+    from baker.timer import Timer, check_calendar, find_places, install_timer, name_timer
 
     assert settings.project is not None
     check_calendar(at)
@@ -41,12 +47,12 @@ def install(
     timer = Timer(
         name=name_timer(settings.project),
         folder=settings.project,
-        command=[str(Path(sys.executable).with_name("baker")), "nightly", "--jitter", "0m", *arguments],
-        environ=choose_environment(settings, os.environ, catalog=options.catalog),
+        command=[str(find_baker()), "nightly", "--jitter", "0m", *arguments],
+        environ=choose_environment(settings, console, os.environ, catalog=options.catalog),
         at=at,
         spread_seconds=parse_age(settings.nightly.get("jitter", "10m")),
     )
-    written = install_timer(timer, places)
+    written, enabled = install_timer(timer, places)
     if console.as_json:
         console.result_json(
             {
@@ -54,22 +60,22 @@ def install(
                 "files": {kind: str(path) for kind, path in places.files(timer.name).items()},
                 "written": [str(path) for path in written],
                 "variables": sorted(timer.environ),
-                "enabled": is_booted(),
+                "enabled": enabled,
             }
         )
         return 0
     for path in places.files(timer.name).values():
         console.result(f"{'wrote' if path in written else 'unchanged'} {path}")
     console.say(f"It runs at {at} with {', '.join(sorted(timer.environ))} as they are set now")
-    say_next(console, places, timer.name, booted=is_booted())
+    say_next(console, places, timer.name, enabled=enabled)
     return 0
 
 
-def say_next(console: Console, places: Places, name: str, *, booted: bool) -> None:
+def say_next(console: Console, places: Places, name: str, *, enabled: bool) -> None:
     systemctl = " ".join(places.systemctl)
     journal = systemctl.replace("systemctl", "journalctl")
-    if not booted:
-        console.say("systemd does not run here: where it does, enable it with")
+    if not enabled:
+        console.say(f"No systemd that looks into {places.units} can be reached from here. Enable it with")
         console.say(f"  {systemctl} daemon-reload && {systemctl} enable --now {name}.timer")
     if "--user" in places.systemctl:
         console.say("It runs while you are logged in. Always, once you said: loginctl enable-linger")
@@ -96,24 +102,41 @@ def remove(settings: Settings, console: Console, *, user: bool) -> int:
     return 0
 
 
+def find_baker() -> Path:
+    """What the timer is to run. Raises UsageError."""
+    beside = Path(sys.executable).with_name("baker")
+    if beside.is_file():
+        return beside
+    if found := shutil.which("baker"):  # python is the system's, baker is not (pip install --user)
+        return Path(found).absolute()
+    raise UsageError(
+        f"a timer has to run baker, which is neither beside {sys.executable} nor on PATH",
+        hint="Put the folder that has it on PATH, and install the timer again.",
+    )
+
+
 def choose_environment(
-    settings: Settings, environ: Mapping[str, str], *, catalog: str | None
+    settings: Settings, console: Console, environ: Mapping[str, str], *, catalog: str | None
 ) -> dict[str, str]:
     """The variables that a night needs of those that are set now."""
-    asked = {
-        address.removeprefix(ENVIRONMENT)
-        for address in [*settings.nightly.get("notify", ()), settings.nightly.get("ping", "")]
-        if address.startswith(ENVIRONMENT)
-    }
-    try:
-        for recipe in load_project_recipes(settings).values():
-            asked |= {*recipe.secrets, *recipe.environment}
-    except RecipeError:
-        pass  # the nights will say it
+    from baker.recipes import load_sound_recipes
+
+    assert settings.project is not None
+    addresses = [
+        *(*environ.get(NOTIFY, "").split(), *settings.nightly.get("notify", ())),
+        *(environ.get(PING, ""), settings.nightly.get("ping", "")),
+    ]
+    asked = {address.removeprefix(ENVIRONMENT) for address in addresses if address.startswith(ENVIRONMENT)}
+    sound, problems = load_sound_recipes(settings.project, folder=settings.recipes)
+    for recipe in sound.values():
+        asked |= {*recipe.secrets, *recipe.environment}
+    for problem in problems:
+        console.say(f"{problem}. What it asks for is not in the timer: install it again when it is right")
     chosen = {
         name: value
         for name, value in environ.items()
-        if value and (name.startswith("BAKER_") or name in PASSED_ON or name in asked)
+        if value
+        and (name.startswith("BAKER_") or POSTGRESQL.fullmatch(name) or name in PASSED_ON or name in asked)
     }
     chosen = {"BAKER_ACTOR": NIGHT_ACTOR, **chosen, "BAKER_HOME": str(settings.home)}
     return {**chosen, "BAKER_CATALOG": catalog} if catalog else chosen

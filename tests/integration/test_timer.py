@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,16 +11,20 @@ from pathlib import Path
 
 import pytest
 
-from baker.errors import UsageError
+from baker.cli.timers import find_baker
+from baker.errors import CommandFailed, UsageError
 from baker.providers.protocol import Machine
 from baker.timer import (
+    Places,
     Timer,
     check_calendar,
     find_places,
     format_environment,
     format_service,
     format_timer,
+    install_timer,
     name_timer,
+    remove_timer,
 )
 from tests.e2e.project import BAKER, Project, make_project
 from tests.machines import launch
@@ -58,12 +63,19 @@ def test_timer_is_written_once_and_only_its_owner_may_read_the_environment(
         "REPO_TOKEN": "t0ken",
         "UNRELATED": "x",
         "BAKER_CATALOG": "postgresql://ann:s3cret@db/c",
+        "BAKER_NIGHTLY_NOTIFY": "env:SLACK json://127.0.0.1:1",
+        "SLACK": "json://127.0.0.1:2",
+        "PGPASSFILE": "/root/.pgpass",
+        "PGP_KEY": "private",
     }
+    project.recipe("wrong", toml="nonsense = 1\n")
     project.write("baker.toml", '[nightly]\njitter = "5m"\nping = "env:PING"\n')
     install = ("nightly", "--install-timer", "--user", "--at", "Mon..Fri 02:30", "--jobs", "2", "--no-prune")
     assert "PING, which is not set" in project.run(*install, "base", status=2).stderr
     project.environ["PING"] = "https://hc.example.test/abc"
     done = project.run(*install, "base")
+    assert "nonsense" in done.stderr
+    assert "install it again when it is right" in done.stderr
     assert "s3cret" not in done.stdout + done.stderr
     assert "t0ken" not in done.stdout + done.stderr
     name = name_timer(project.folder)
@@ -78,10 +90,13 @@ def test_timer_is_written_once_and_only_its_owner_may_read_the_environment(
         f'BAKER_HOME="{project.home}"',
         'REPO_TOKEN="t0ken"',
         "PING=",
+        'SLACK="json://127.0.0.1:2"',
+        'PGPASSFILE="/root/.pgpass"',
         "s3cret",
     ):
         assert line in said
     assert "UNRELATED" not in said
+    assert "PGP_KEY" not in said
     service = files[0].read_text()
     assert f'ExecStart="{BAKER}" "nightly" "--jitter" "0m" "--no-prune" "--jobs" "2" "base"\n' in service
     assert f"WorkingDirectory={project.folder}\n" in service
@@ -132,6 +147,89 @@ def test_timers_of_folders_with_one_name_do_not_meet() -> None:
     assert name_timer(Path("/a/images")) != name_timer(Path("/b/images"))
     assert name_timer(Path("/größe/日本")).startswith("baker-nightly-project-")
     assert find_places(user=False, environ={}).files("x")["timer"] == Path("/etc/systemd/system/x.timer")
+
+
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >> "$LOG"
+case "$*" in
+    *$BROKEN*) echo 'Failed to connect to bus: No medium found' >&2; exit 1 ;;
+    *UnitPath*) echo "/etc/systemd/user $LOOKS /usr/lib/systemd/user" ;;
+esac
+"""
+"""Stands in for a systemd that runs, is out of reach, or looks elsewhere."""
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Says what it was told since; then it breaks at ``broken``, and looks for units in ``looks``."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/systemctl").write_text(SYSTEMCTL)
+    (tmp_path / "bin/systemctl").chmod(0o755)
+    monkeypatch.setattr("baker.timer.BOOTED", tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    log = tmp_path / "log"
+    monkeypatch.setenv("LOG", str(log))
+
+    def set_up(*, broken: str = "nothing", looks: Path = Path("/nowhere")) -> list[str]:
+        monkeypatch.setenv("BROKEN", broken)
+        monkeypatch.setenv("LOOKS", str(looks))
+        told = log.read_text().splitlines() if log.exists() else []
+        log.unlink(missing_ok=True)
+        return told
+
+    set_up()
+    return set_up
+
+
+def test_timer_of_a_user_is_enabled_only_where_that_systemd_is_reached_and_looks(
+    systemctl: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    places = find_places(user=True, environ={"XDG_CONFIG_HOME": str(tmp_path)})
+    timer = make_timer(folder=tmp_path)
+    written, enabled = install_timer(timer, places)
+    assert (len(written), enabled) == (3, False), "it looks elsewhere"
+    assert not [told for told in systemctl(broken="daemon-reload") if "enable" in told]
+    assert install_timer(timer, places) == ([], False), "it cannot be reached"
+    assert len(remove_timer(timer.name, places)) == 3
+    systemctl(looks=places.units)
+    written, enabled = install_timer(timer, places)
+    assert (len(written), enabled) == (3, True)
+    assert f"--user enable --now {timer.name}.timer" in systemctl(looks=places.units)
+    assert len(remove_timer(timer.name, places)) == 3
+    assert f"--user disable --now {timer.name}.timer" in systemctl()
+
+
+def test_timer_that_is_half_there_or_cannot_be_disabled_is_removed_all_the_same(
+    systemctl: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    places = Places(units=tmp_path / "units", environments=tmp_path / "etc", systemctl=("systemctl",))
+    timer = make_timer(folder=tmp_path)
+    files = places.files(timer.name)
+    install_timer(timer, places)
+    files["timer"].unlink()
+    systemctl()
+    assert len(remove_timer(timer.name, places)) == 2
+    assert systemctl() == ["daemon-reload"]
+    for broken in ("disable", "daemon-reload"):
+        systemctl()
+        install_timer(timer, places)
+        systemctl(broken=broken)
+        with pytest.raises(CommandFailed, match="No medium found"):
+            remove_timer(timer.name, places)
+        assert not any(path.exists() for path in files.values())
+
+
+def test_timer_runs_the_baker_on_the_path_where_none_is_beside_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_baker() == BAKER
+    monkeypatch.setattr("sys.executable", "/usr/bin/nowhere/python3")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="nor on PATH"):
+        find_baker()
+    shutil.copy(BAKER, tmp_path)
+    assert find_baker() == tmp_path / "baker"
 
 
 TELL = """\
