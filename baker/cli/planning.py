@@ -19,7 +19,9 @@ from baker.cli.kitchens import (
     Refresh,
     Set,
     Since,
+    Summary,
     Targets,
+    append_summary,
     find_touched_since,
     open_kitchen,
     select_recipes,
@@ -58,6 +60,7 @@ def plan(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print markdown; with --graph as mermaid.")
     ] = False,
+    summary: Summary = None,
     offline: Offline = False,
     refresh: Refresh = False,
     ephemeral: Ephemeral = False,
@@ -96,14 +99,18 @@ def plan(
         selected = (recipes or None) if touched is None else [one.recipe for one in touched]
         entries = plan_bakes(found, kitchen, selected=selected, force=force)
         say_warnings(console, list_source_warnings(found, entries, kitchen.catalog))
+    told = ""
+    if markdown or summary:
+        from baker.summary import markdown_plan
+
+        told = markdown_plan(entries, touched=touched or ())
+    append_summary(summary, told)
     if as_json:
         console.result_json(plan_json(found, entries, graph=graph))
     elif graph:
         print_graph(console, found, entries, markdown=markdown)
     elif markdown:
-        from baker.summary import markdown_plan
-
-        console.result(markdown_plan(entries, touched=touched or ()).rstrip())
+        console.result(told.rstrip())
     else:
         print_plan(console, entries)
     return FOUND if check and any(entry.is_stale for entry in entries) else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -50,9 +51,18 @@ def without_baker(path: str) -> str:
 
 def run_script(project: Project, status: int = 0, **variables: str) -> str:
     """As a CI that is not GitHub; what it said."""
+    with start_script(project, **variables) as running:
+        said = running.communicate()[0]
+    assert running.returncode == status, said
+    assert "Traceback" not in said
+    return said
+
+
+def start_script(project: Project, **variables: str) -> subprocess.Popen[str]:
+    """In a group of processes of its own."""
     environ = {**project.variables, "CI": "true"}
     environ |= {f"BAKER_CI_{name.upper()}": value for name, value in variables.items()}
-    done = subprocess.run(
+    return subprocess.Popen(
         [SCRIPT],
         cwd=project.folder,
         env=environ,
@@ -60,10 +70,17 @@ def run_script(project: Project, status: int = 0, **variables: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
     )
-    assert done.returncode == status, done.stdout
-    assert "Traceback" not in done.stdout
-    return done.stdout
+
+
+def stand_in(project: Project, name: str, text: str) -> None:
+    """A program of this name comes first on PATH."""
+    folder = project.home.with_name("stand-ins")
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{text}")
+    (folder / name).chmod(0o755)
+    project.environ["PATH"] = f"{folder}:{project.environ['PATH'].removeprefix(f'{folder}:')}"
 
 
 @pytest.mark.machine
@@ -126,6 +143,7 @@ def test_value_of_an_output_cannot_end_it_nor_begin_another(project: Project, tm
     assert runner.status == 0, runner.said
     assert outputs["baked"] == "[]"
     assert json.loads(outputs["plan"])["stale"]
+    assert "page: " in runner.said  # which recipes are touched, once
 
 
 def test_ci_with_a_catalog_that_goes_with_the_job_is_told_so(project: Project, tmp_path: Path) -> None:
@@ -159,6 +177,65 @@ def test_script_leaves_a_plan_as_files_in_any_ci(project: Project) -> None:
 
 def test_script_refuses_a_command_that_it_does_not_know(project: Project) -> None:
     assert "BAKER_CI_COMMAND is bake, plan or nightly" in run_script(project, status=2, command="image")
+
+
+def test_script_keeps_what_a_project_ignores_and_refuses_to_write_into_it(project: Project) -> None:
+    ignored = project.write(".gitignore", "*.qcow2\n")
+    for here in (".", str(project.folder)):
+        said = run_script(project, status=2, command="plan", ephemeral="true", out=here)
+        assert "a folder of its own" in said
+    project.write("artifacts/theirs", "")
+    run_script(project, status=2, command="plan", recipes="nosuch", ephemeral="true", out="artifacts")
+    assert ignored.read_text() == "*.qcow2\n"
+    assert "artifacts/" in git(project.folder, "status", "--porcelain")
+
+
+def test_script_that_is_cancelled_ends_baker_and_waits_for_it(project: Project) -> None:
+    project.write("baker.toml", '[nightly]\njitter = "1000d"\n')
+    with start_script(project, command="nightly", ephemeral="true", sudo="false") as running:
+        assert running.stdout
+        assert "Begins in" in running.stdout.readline()
+        os.killpg(running.pid, signal.SIGTERM)
+        said = running.stdout.read()
+    assert running.returncode == 130, said
+    assert "Left as it is" not in said
+    assert (project.folder / "baker-ci/changed").read_text() == "false\n"
+
+
+STUBBORN = """
+[ "$1" = nightly ] || exit 2
+trap 'echo ended >> "$PWD/told"; sleep 0.5; trap - TERM; echo cleaned >> "$PWD/told"; exit 130' TERM INT HUP
+printf '{"outcome": "inter'
+echo ready >&2
+while :; do sleep 0.05; done
+"""
+"""Says a half, and takes its time to clean up."""
+SUDO = """
+while [ "${1#-}" != "$1" ]; do shift; done
+echo "$1" >> sudo
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize("sudo", ["true", "false"])
+def test_script_tells_baker_once_however_often_it_is_told_and_fails_as_it_does(
+    project: Project, sudo: str
+) -> None:
+    stand_in(project, "baker", STUBBORN)
+    stand_in(project, "sudo", SUDO)
+    with start_script(project, command="nightly", ephemeral="true", sudo=sudo) as running:
+        assert running.stdout
+        assert running.stdout.readline() == "ready\n"
+        os.killpg(running.pid, signal.SIGINT)
+        while not (project.folder / "told").exists():
+            assert running.poll() is None
+        running.terminate()  # as a runner does whose patience ends
+        said = running.stdout.read()
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    assert (project.folder / "told").read_text() == "ended\ncleaned\n"
+    assert not (project.folder / "baker-ci/nightly.json").exists()
+    assert (project.folder / "sudo").exists() == (sudo == "true")
 
 
 @pytest.mark.machine
