@@ -229,7 +229,11 @@ def test_kinds_of_reasons_are_stable(project):
     assert explain(before, now)[0] == Reason(
         kind="source-moved", detail="source moved from sha256:111111111111 to sha256:2"
     )
-    assert {reason.kind for reason in explain(before, now)} == {"source-moved", "configurer-upgraded", "changed"}
+    assert {reason.kind for reason in explain(before, now)} == {
+        "source-moved",
+        "configurer-upgraded",
+        "changed",
+    }
 
 
 def test_arch_and_target_are_inputs(project):
@@ -297,7 +301,11 @@ def test_virtual_environment_in_the_project_is_no_input(project, monkeypatch):
 
 def test_what_the_folder_covers_is_not_traced_again(project):
     (project / "recipes/web/link").symlink_to("files/motd")
-    covered = [("file", "recipes/web/deploy.py"), ("type", "recipes/web/deploy.py"), ("link", "recipes/web/link")]
+    covered = [
+        ("file", "recipes/web/deploy.py"),
+        ("type", "recipes/web/deploy.py"),
+        ("link", "recipes/web/link"),
+    ]
     assert trace(project, *covered) == {}
 
 
