@@ -57,7 +57,7 @@ fi
 baker=
 ended=
 end_baker() {
-    trap '' TERM INT HUP # baker takes a second signal for leave, or I shall kill you
+    trap '' TERM INT HUP # a second one would have baker leave all as it is
     ended=true
     if [ -z "$baker" ]; then
         return
@@ -78,9 +78,12 @@ run_baker() {
         $apart baker "$@" &
     fi
     baker=$!
+    if [ -n "$ended" ]; then # this very moment
+        end_baker
+    fi
     code=0
     wait "$baker" || code=$?
-    if [ -n "$ended" ]; then # the signal broke off the wait, and not baker
+    if [ -n "$ended" ] && [ "$code" -gt 128 ]; then # the signal broke off the wait, and not baker
         code=0
         wait "$baker" || code=$?
     fi
