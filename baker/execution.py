@@ -14,7 +14,7 @@ from baker import identity
 from baker.bake import bake
 from baker.catalog import Catalog
 from baker.digest_cache import remembering_digests
-from baker.errors import BadReference, BakerError, ConflictError, Interrupted
+from baker.errors import BadReference, BakerError, CatalogError, ConflictError, Interrupted
 from baker.kitchen import Kitchen
 from baker.knowledge import resolve_parent
 from baker.life import list_warnings
@@ -250,8 +250,10 @@ def bake_in_turn(
                 return report_planned(entry, kitchen)
             kitchen.interruption.check()
             return bake(recipes[entry.recipe], entry, carried, kitchen)
-    except ConflictError as error:
-        return report_failed(entry, f"{error}\n{error.hint}" if error.hint else str(error), kitchen)
+    except Interrupted:
+        raise
+    except BakerError as error:  # before or after the bake itself, of which its own failures come as results
+        return report_failed(entry, error, kitchen)
 
 
 def turn_name(entry: PlanEntry, kitchen: Kitchen) -> str:
@@ -292,7 +294,10 @@ def report_planned(entry: PlanEntry, kitchen: Kitchen) -> BakeResult:
     if entry.action is Action.BLOCKED:
         return report_blocked(entry, describe_reasons(entry), kitchen)
     assert entry.build is not None
-    image = kitchen.catalog.holder(entry.build.id, preview=kitchen.preview)
+    try:
+        image = kitchen.catalog.holder(entry.build.id, preview=kitchen.preview)
+    except CatalogError as error:
+        return report_failed(entry, error, kitchen)
     return _report(entry, Outcome.UNCHANGED, kitchen, image=image.reference, reason=describe_reasons(entry))
 
 
@@ -300,9 +305,10 @@ def report_blocked(entry: PlanEntry, reason: str, kitchen: Kitchen) -> BakeResul
     return _report(entry, Outcome.BLOCKED, kitchen, reason=reason)
 
 
-def report_failed(entry: PlanEntry, error: str, kitchen: Kitchen) -> BakeResult:
+def report_failed(entry: PlanEntry, error: BakerError, kitchen: Kitchen) -> BakeResult:
     """For a bake that did not begin."""
-    return _report(entry, Outcome.FAILED, kitchen, reason=describe_reasons(entry), error=error)
+    told = f"{error}\n{error.hint}" if error.hint else str(error)
+    return _report(entry, Outcome.FAILED, kitchen, reason=describe_reasons(entry), error=told)
 
 
 def _report(

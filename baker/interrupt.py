@@ -27,6 +27,7 @@ class Interruption:
         self.cancel = threading.Event()
         self._clock = clock
         self._ended = False
+        self._signalled = False
         self._deadline: float | None = None
         self._expired = False
         self._reason = "interrupted"
@@ -48,12 +49,14 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self.cancel.is_set():
+        if self._signalled:  # not only ended: nobody has insisted yet where something else ended this
             if number == signal.SIGHUP:  # a terminal's shell and the kernel each send one: nobody insists
                 return
             tell(b"\nLeft as it is. Clean up later: baker system sweep\n")
             os._exit(Interrupted.exit_code)
-        self.end(f"interrupted by {signal.Signals(number).name}")
+        self._signalled = True
+        if not self._ended:
+            self.end(f"interrupted by {signal.Signals(number).name}")
         if self._shields:
             tell(b"\nCleaning up (once more to leave it)\n")
         else:

@@ -90,7 +90,10 @@ def renew_until(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Renew a lock until ``done``. A catalog that is out of reach is tried again, up to the deadline."""
+    """Renew a lock until ``done``. A catalog that is out of reach is tried again, up to the deadline.
+
+    Whatever else fails, the lock counts as lost: nobody renews it any more.
+    """
     deadline = clock() + SECONDS
     while not done.wait(RENEW_SECONDS):
         asked = clock()
@@ -101,3 +104,5 @@ def renew_until(
         except CatalogError as error:
             if clock() >= deadline - RENEW_SECONDS:
                 return on_lost(f"the lock {lock.name} could not be renewed: {error}")
+        except Exception as fault:
+            return on_lost(f"the lock {lock.name} could not be renewed: {type(fault).__name__}: {fault}")

@@ -8,7 +8,7 @@ hosts.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -64,16 +64,18 @@ def run_nightly(
     """One night, and what came of it. ``everywhere`` are all providers, for pruning and sweeping.
 
     ``begun`` is called once the lock is held. Interrupted, it cleans up and tells what was done. Raises
-    LockHeld while another one is at work, CatalogError where the catalog cannot be written at all.
+    LockHeld while another one is at work, CatalogError where the catalog cannot be written at all,
+    Interrupted before it began.
     """
+    wait_a_while(kitchen, orders.jitter_seconds)  # not with the lock: others may be at work meanwhile
     night = Night(run=identity.make_bake_id(), recipes=recipes, kitchen=kitchen, orders=orders)
     with night.holding_lock():
         night.start()
         try:
             begun()
-            night.wait_a_while()
+            night.promote_followed()  # what soaked since: else children would be baked upon what it replaces
             night.bake(night.plan_first)
-            while night.promote() and night.bake(night.plan_due):
+            while (night.promote() or night.put_off) and night.bake(night.plan_due):
                 pass  # once more: what is built upon a channel is due when the channel was moved
             night.collect_previews(everywhere)
             night.prune(everywhere)
@@ -83,6 +85,13 @@ def run_nightly(
         finally:
             report = night.finish()
     return report
+
+
+def wait_a_while(kitchen: Kitchen, seconds: float) -> None:
+    """Raises Interrupted."""
+    if seconds:
+        kitchen.show(Note(text=f"Begins in {seconds:.0f} s"))
+        kitchen.interruption.pause(seconds)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -99,7 +108,9 @@ class Night:
     ended: dict[Node, BakeEnded] = field(default_factory=dict)
     awaited: dict[Node, str] = field(default_factory=dict)
     promotions: dict[tuple[str, str, str], Promotion] = field(default_factory=dict)
-    lagging: list[str] = field(default_factory=list)
+    put_off: frozenset[Node] = frozenset()
+    published: set[tuple[str, str]] = field(default_factory=set)
+    lagging: dict[str, None] = field(default_factory=dict)
     expired: Sequence[Collected] = ()
     pruning: PrunePlan | None = None
     pruned: Pruned | None = None
@@ -140,21 +151,15 @@ class Night:
     def start(self) -> None:
         catalog, orders = self.kitchen.catalog, self.orders
         project = str(self.kitchen.settings.project)
-        self.past = read_past(catalog.runs(kind=KIND, project=project, limit=10))
         options = {
             "recipes": None if orders.selected is None else list(orders.selected),
             "targets": None if self.kitchen.targets is None else sorted(self.kitchen.targets),
             "promote": list(orders.promote),
         }
+        self.past = read_past(catalog.runs(kind=KIND, project=project, limit=10), options)
         catalog.start_run(self.run, KIND, project, options)
         for problem in orders.broken:
             self.fail("recipes", RecipeError(problem, hint="What is built upon it is left out too."))
-
-    def wait_a_while(self) -> None:
-        if self.orders.jitter_seconds:
-            self.kitchen.show(Note(text=f"Begins in {self.orders.jitter_seconds:.0f} s"))
-            self.kitchen.interruption.cancel.wait(self.orders.jitter_seconds)
-            self.kitchen.interruption.check()
 
     def finish(self) -> NightlyReport:
         """Tell what was done, and write down what the next night asks of this one."""
@@ -180,8 +185,7 @@ class Night:
             )
             try:
                 self.kitchen.catalog.record_results(self.run, report.results)
-                told = {"lagging": list(report.lagging)}
-                self.kitchen.catalog.finish_run(self.run, str(report.outcome), told)
+                self.kitchen.catalog.finish_run(self.run, str(report.outcome))
             except CatalogError as error:
                 self.fail("report", error)
                 report = replace(report, failures=tuple(self.failures))
@@ -207,6 +211,7 @@ class Night:
         self.kitchen.interruption.check()
         try:
             yield
+            self.kitchen.interruption.check()  # no step need notice it by itself
         except Interrupted:
             raise
         except (BakerError, OSError) as error:
@@ -244,16 +249,22 @@ class Night:
         )
 
     def bake(self, make_plan: Callable[[], Sequence[PlanEntry]]) -> bool:
-        """Whether anything was planned. Results come by events: those of one that is broken off too."""
+        """Whether anything came of it. Results come by events: those of one that is broken off too.
+
+        What is ``put_off`` is planned, and baked in a later round.
+        """
         plan: Sequence[PlanEntry] = ()
+        before = dict(self.ended)
         with self.step("plan"):
             plan = make_plan()
             self.awaited |= self.find_awaited(plan)
         self.planned |= {node_of(entry): entry for entry in plan}
+        self.put_off = find_put_off(self.recipes, plan, self.orders.promote, self.ended)
+        now = [entry for entry in plan if node_of(entry) not in self.put_off]
         with self.step("bake"):
             watched = replace(self.kitchen, show=self.watch)
-            execute_plan(self.recipes, plan, watched, jobs=self.orders.jobs)
-        return bool(plan)
+            execute_plan(self.recipes, now, watched, jobs=self.orders.jobs)
+        return self.ended != before
 
     def watch(self, progress: Progress) -> None:
         if isinstance(progress, BakeEnded):
@@ -262,14 +273,21 @@ class Night:
                 self.ended[node] = progress
         self.kitchen.show(progress)
 
-    def promote(self) -> bool:
+    def promote_followed(self) -> None:
+        """Move the channels that recipes start from."""
+        sources = [spec.source for recipe in self.recipes.values() for spec in recipe.targets.values()]
+        followed = {(source.recipe, source.channel) for source in sources if isinstance(source, Reference)}
+        self.promote(lambda name, channel: (name, channel) in followed)
+
+    def promote(self, is_meant: Callable[[str, str], bool] = lambda _name, _channel: True) -> bool:
         """Whether a channel was moved."""
         moved = False
         names = [name for name in self.recipes if self.is_ours(name)]
         for channel in self.orders.promote:
             for name in names:
-                with self.step("promote"):
-                    moved |= self.promote_one(name, channel)
+                if is_meant(name, channel):
+                    with self.step("promote"):
+                        moved |= self.promote_one(name, channel)
         return moved
 
     def is_ours(self, name: str) -> bool:
@@ -285,10 +303,13 @@ class Night:
         for standing in (Standing.WAITING, Standing.LEFT):  # that was before
             self.promotions.pop((name, channel, standing), None)
         for promotion in found:
-            self.promotions[name, channel, promotion.standing] = promotion
-        if moved or f"{name}:{channel}" in self.past.lagging:
-            for lag in publish_to_followers(catalog, self.kitchen.providers, name, channel):
-                self.lagging.append(lag.what)
+            key = name, channel, promotion.standing
+            earlier = self.promotions.get(key)  # moved in this night already: one line tells of both
+            self.promotions[key] = replace(promotion, held=earlier.held) if earlier else promotion
+        if moved or (name, channel) not in self.published:  # unmoved too: an earlier night may have failed
+            self.published.add((name, channel))
+            for lag in publish_to_followers(catalog, self.kitchen.providers, name, channel, moved=moved):
+                self.lagging[lag.what] = None
                 hint = f"Repair it: baker image publish {lag.what}; the next nightly tries as well."
                 self.fail("publish", BakerError(str(lag), hint=hint))
         return moved
@@ -352,3 +373,24 @@ def find_due(
         elif entry.action in WORK and outcome is not Outcome.BAKED:
             due.append(entry)
     return due
+
+
+def find_put_off(
+    recipes: Mapping[str, Recipe],
+    plan: Sequence[PlanEntry],
+    promote: Collection[str],
+    tried: Collection[Node],
+) -> frozenset[Node]:
+    """What of a plan waits for another round: it starts from a channel that will move to what is baked now.
+
+    A parent that was ``tried`` before is not waited for again: its channel has moved, or does not.
+    """
+    due = {node_of(entry) for entry in plan if entry.action in WORK} - set(tried)
+    found: set[Node | None] = set()
+    for entry in plan:  # parents first
+        source = recipes[entry.recipe].targets[entry.target].source
+        if entry.action in WORK and isinstance(source, Reference):
+            parent = source.recipe, entry.target, entry.arch
+            if (source.channel in promote and parent in due) or parent_of(recipes, entry) in found:
+                found.add(node_of(entry))
+    return frozenset(node for node in found if node)

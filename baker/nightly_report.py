@@ -31,29 +31,49 @@ class NightOutcome(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Past:
-    """What earlier nights left: whether the last one ``failed``, which recipes are ``failing`` and since
-    when, which channels others do not follow yet."""
+    """What earlier nights left: whether something ``failed`` that is done again now, and which recipes are
+    ``failing`` and since when."""
 
     failed: bool = False
     failing: Mapping[Node, datetime] = field(default_factory=dict)
-    lagging: frozenset[str] = frozenset()
 
 
-def read_past(runs: Sequence[Run]) -> Past:
-    """``runs`` are newest first. Of each recipe the newest one counts that tells of it."""
-    ended = [run for run in runs if run.outcome in (NightOutcome.DONE, NightOutcome.FAILED)]
+def read_past(runs: Sequence[Run], options: Mapping[str, Any]) -> Past:
+    """``runs`` are newest first. Of each recipe the newest one counts that tells of it. ``options`` are those
+    of this night."""
     newest: dict[Node, Mapping[str, Any]] = {}
     for run in reversed(runs):
         newest |= run.results
     return Past(
-        failed=bool(ended and ended[0].outcome == NightOutcome.FAILED),
+        failed=has_failed(runs, options),
         failing={
             node: datetime.fromisoformat(result["failing_since"])
             for node, result in newest.items()
             if result.get("failing_since")
         },
-        lagging=frozenset(ended[0].report.get("lagging", ()) if ended and ended[0].report else ()),
     )
+
+
+def has_failed(runs: Sequence[Run], options: Mapping[str, Any]) -> bool:
+    """Whether a night failed all of which is done again, and no night since did as much and was well.
+
+    Of one that did more nobody can tell here whether what failed is among this.
+    """
+    for run in runs:
+        if run.outcome == NightOutcome.FAILED and includes(options, run.options):
+            return True
+        if run.outcome in (NightOutcome.DONE, NightOutcome.FAILED) and includes(run.options, options):
+            return False
+    return False
+
+
+def includes(options: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    """Whether a night with these options does all that one with the others does."""
+    for key in ("recipes", "targets"):
+        mine, theirs = options.get(key), others.get(key)
+        if mine is not None and (theirs is None or not set(theirs) <= set(mine)):
+            return False
+    return True
 
 
 # --- this one -------------------------------------------------------------------------------------------
@@ -134,8 +154,8 @@ class Ended:
 class NightlyReport:
     """``plan`` is what was found, ``ended`` how it ended, in its order. ``broken_off`` is why the night ended
     early. ``lagging`` are channels that others do not follow yet, ``expired`` previews that had expired.
-    ``pruned`` is None where nothing was to be deleted. ``failed_before``: so did the last night of the
-    project that was not broken off.
+    ``pruned`` is None where nothing was to be deleted. ``failed_before``: so did the last night that was to
+    do this, or a part of this since.
     """
 
     run: str

@@ -15,7 +15,7 @@ from datetime import datetime
 from baker.ages import parse_age
 from baker.catalog import Catalog
 from baker.channels import Channel, require_channel_name
-from baker.errors import BakerError, UsageError
+from baker.errors import BakerError, Interrupted, UsageError
 from baker.knowledge import LOCAL
 from baker.model import BakeResult, Image, Outcome, Reference
 from baker.providers.protocol import Provider
@@ -180,30 +180,37 @@ def collect_expired(
     """Take away the channels that have expired, by the clock of the database; their history says so.
 
     What others follow (an SSM parameter) is withdrawn first: where that fails, or the target is not among the
-    ``providers``, the channel stays for the next time; nothing resolves it or is kept by it all the same.
-    Images go with the next prune. Raises CatalogError.
+    ``providers``, the channel stays for the next time, and so does its image; nothing resolves it all the
+    same. Never raises for one channel: it goes on with the next. Images go with the next prune. Raises
+    CatalogError where it cannot be told which have expired.
     """
     return [
         Collected(channel=channel)
         if dry_run
-        else Collected(channel=channel, why_not=_collect(catalog, providers, channel))
+        else Collected(channel=channel, why_not=_try_to_collect(catalog, providers, channel))
         for channel in catalog.expired_channels()
     ]
 
 
-def _collect(catalog: Catalog, providers: Mapping[str, Provider], channel: Channel) -> str | None:
+def _try_to_collect(catalog: Catalog, providers: Mapping[str, Provider], channel: Channel) -> str | None:
     """Returns why the channel stays."""
+    try:
+        return _collect(catalog, providers, channel)
+    except Interrupted:
+        raise
+    except BakerError as error:
+        return str(error)
+
+
+def _collect(catalog: Catalog, providers: Mapping[str, Provider], channel: Channel) -> str | None:
+    """Returns why the channel stays. Raises BakerError."""
     recipe, name = channel.move.recipe, channel.move.channel
     builds = catalog.image(recipe, channel.move.to_version).builds
     for target in sorted({build.target for build in builds} - {LOCAL}):
         if target not in providers:
             return f"{target} is not configured here"
         mine = [build for build in builds if build.target == target]
-        try:
-            places = providers[target].withdraw_channel(recipe, name, mine)
-        except BakerError as error:
-            places = [f"{target}: {error}"]
-        if places:
+        if places := providers[target].withdraw_channel(recipe, name, mine):
             return "; ".join(places)
     if catalog.collect_channel(channel) is None:
         publish_channel(catalog, providers, recipe, name)

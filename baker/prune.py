@@ -16,7 +16,7 @@ from pathlib import Path
 
 from baker import identity
 from baker.catalog import Catalog
-from baker.errors import BakerError, ConflictError
+from baker.errors import BakerError, ConflictError, Interrupted
 from baker.knowledge import LOCAL
 from baker.model import Artifact, Image
 from baker.providers.protocol import Provider
@@ -74,9 +74,10 @@ def plan_prune(
 ) -> PrunePlan:
     """Decide on every image (of ``recipes``). Changes nothing.
 
+    Channels that have expired count as taken away: whoever deletes does that first (``collect_expired``).
     Raises BakerError if what uses the images cannot be read.
     """
-    evidence = catalog.use_of_images(dead_bakes=find_dead_bakes(catalog, home))
+    evidence = replace(catalog.use_of_images(dead_bakes=find_dead_bakes(catalog, home)), expired={})
     verdicts = tuple(decide(evidence, retention, recipes=recipes))
     used = find_used(catalog, providers, {verdict.image.key for verdict in verdicts if verdict.goes})
     if used:
@@ -149,6 +150,8 @@ def ask_for_users(providers: Mapping[str, Provider], artifacts: Sequence[Artifac
             users |= providers[target].in_use(
                 *(artifact for artifact in mine if is_reached(providers, artifact))
             )
+        except Interrupted:
+            raise
         except BakerError as error:
             users |= {artifact.id: f"its use cannot be asked: {error}" for artifact in mine}
     return users
@@ -252,6 +255,8 @@ def finish_deletions(
     for target, artifacts in reached.items():
         try:
             providers[target].delete(*artifacts, is_needed=is_needed)
+        except Interrupted:
+            raise
         except (BakerError, OSError) as error:
             errors[target] = str(error)
     finished, left, failed, used = [], [], [], []

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from baker.catalog import Catalog
-from baker.errors import BakerError, ConflictError
+from baker.errors import BakerError, ConflictError, Interrupted
 from baker.model import LATEST, Artifact, Build, Image
 from baker.providers.protocol import Provider
 from baker.sweep import distribute_build
@@ -67,7 +67,7 @@ def publish_image(
         try:
             artifacts = distribute_build(catalog, providers[build.target], image, build, settings_of(build))
             catalog.make_available(image.recipe, image.version, {build.id: artifacts})
-        except ConflictError:
+        except (ConflictError, Interrupted):
             raise
         except BakerError as error:
             lagging.append(Lag(what=f"{image.reference} for {build.target}/{build.arch}", why=str(error)))
@@ -105,6 +105,8 @@ def publish_channel(
             builds = tuple(build for build in image.builds if build.target == target)
             try:
                 places = providers[target].publish_channel(recipe, channel, builds)
+            except Interrupted:
+                raise
             except BakerError as error:
                 places = (f"{target}: {error}",)
             lagging += [Lag(what=f"{recipe}:{channel}", why=place) for place in places]

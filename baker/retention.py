@@ -115,16 +115,19 @@ class RunningBake:
 class Evidence:
     """All that says which images are in use. ``parents`` maps a build to the one that it was built upon.
 
-    ``channels`` are the names that an image has now, ``latest`` among them. ``moves`` are the versions that
-    a channel of a recipe came to hold, newest first, of channels that stay; ``previews`` the newest version
-    that a preview's channel of a recipe ever held. ``leases`` are those that have not ended. ``used`` says
-    what uses an image's artifacts at a provider, of those that could otherwise go.
+    ``channels`` are the names that an image has now, ``latest`` among them. ``expired`` are those of channels
+    that mean nothing any more and were not taken away yet: for that the image's builds are needed. ``moves``
+    are the versions that a channel of a recipe came to hold, newest first, of channels that stay;
+    ``previews`` the newest version that a preview's channel of a recipe ever held. ``leases`` are those that
+    have not ended. ``used`` says what uses an image's artifacts at a provider, of those that could otherwise
+    go.
     """
 
     now: datetime
     images: Sequence[StoredImage]
     parents: Mapping[str, str] = field(default_factory=dict)
     channels: Mapping[Key, Sequence[str]] = field(default_factory=dict)
+    expired: Mapping[Key, Sequence[str]] = field(default_factory=dict)
     moves: Mapping[tuple[str, str], Sequence[int]] = field(default_factory=dict)
     previews: Mapping[tuple[str, str], int] = field(default_factory=dict)
     leases: Sequence[Lease] = ()
@@ -219,6 +222,10 @@ def find_holds(evidence: Evidence, retention: Retention, holders: Mapping[str, K
         for name in names:
             text = "latest" if name == LATEST else f"channel {name}"
             found[key].append(Reason(kind="latest" if name == LATEST else "channel", detail=text))
+    for key, names in evidence.expired.items():
+        for name in names:
+            detail = f"channel {name} has expired and is not taken away yet"
+            found[key].append(Reason(kind="channel", detail=detail))
     for (recipe, channel), versions in evidence.moves.items():
         held = [version for version in dict.fromkeys(versions) if (recipe, version) in usable]
         for version in held[: retention.rules_for(recipe).kept_moves(channel)]:

@@ -64,6 +64,12 @@ class Settings:
     retention: Mapping[str, Any] = field(default_factory=dict)
     variables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def named_channels(self) -> frozenset[str]:
+        """The channels that baker.toml names: they are there to stay."""
+        gate = self.nightly.get("gate")
+        return frozenset([*self.channels, *self.nightly.get("promote", ()), *([gate] if gate else [])])
+
 
 def find_project(start: Path, explicit: Path | None = None) -> Path:
     """The folder with baker.toml: ``explicit``, or the first one from ``start`` upwards.

@@ -25,7 +25,7 @@ from typing import Any
 
 from baker import identity
 from baker.catalog import Catalog
-from baker.errors import BadReference, BakerError
+from baker.errors import BadReference, BakerError, Interrupted
 from baker.log import pack_log
 from baker.model import Artifact, BakeRecord, Build, Image, ImageStatus, Outcome, Resource
 from baker.providers.protocol import Provider
@@ -86,6 +86,8 @@ def sweep_dead_bakes(
                 continue
             try:
                 found = find_leftovers(provider, judge, held)
+            except Interrupted:
+                raise
             except (BakerError, OSError) as error:
                 unasked.append((target, str(error)))
             else:
@@ -96,6 +98,8 @@ def sweep_dead_bakes(
             if not dry_run:
                 remove(catalog, providers[resource.provider], owner, resource)
             removed.append(resource)
+        except Interrupted:
+            raise
         except (BakerError, OSError) as error:
             failed.append((resource, str(error)))
     if not dry_run:
@@ -107,6 +111,8 @@ def sweep_dead_bakes(
             if image.status is not ImageStatus.REGISTERED and not is_held(providers, builds):
                 continue  # it is in use without them
             finished.append(image if dry_run else finish_image(catalog, providers, image, builds))
+        except Interrupted:
+            raise
         except (BakerError, OSError) as error:
             resource = Resource(provider=builds[0].target, kind="image", id=image.reference)
             failed.append((resource, str(error)))

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, exists, func, select, update
 
 from baker.catalog.database import DatabaseNow
 from baker.catalog.leases import list_leases
-from baker.catalog.reading import find_channel_names
+from baker.catalog.reading import find_channel_names, is_over
 from baker.catalog.schema import (
     bakes,
     builds,
@@ -73,6 +73,7 @@ def _load_evidence(connection: Connection, dead_bakes: Collection[str]) -> Evide
         images=stored,
         parents=parents,
         channels=dict(find_channel_names(connection, {image.recipe for image in stored})),
+        expired=_load_expired(connection),
         moves=_load_moves(connection),
         previews=_load_previews(connection),
         # Whether they have expired is not left to a comparison of text: nonsense must be noticed.
@@ -119,6 +120,15 @@ def _load_images(connection: Connection) -> tuple[list[StoredImage], dict[str, s
         for number, recipe, version, status, created, preview in connection.execute(chosen)
     ]
     return stored, parents
+
+
+def _load_expired(connection: Connection) -> dict[tuple[str, int], list[str]]:
+    """The channels that have expired and are still there, by what they hold."""
+    over = select(channels.c.recipe, channels.c.version, channels.c.name).where(is_over)
+    found: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for recipe, version, name in connection.execute(over.order_by(channels.c.name)):
+        found[recipe, version].append(name)
+    return dict(found)
 
 
 def _load_moves(connection: Connection) -> dict[tuple[str, str], list[int]]:

@@ -153,7 +153,7 @@ def bake(
             enter_failed=shell_opener(console) if on_error == "shell" else None,
         ) as kitchen:
             if wanted.channel:
-                require_preview_channel(kitchen.catalog, wanted.channel, found, settings.channels)
+                require_preview_channel(kitchen.catalog, wanted.channel, found, settings.named_channels)
             selected: Sequence[str] | None = wanted.recipes or None
             if wanted.since:
                 touched = find_touched_since(kitchen, found, selected, wanted.since, console)

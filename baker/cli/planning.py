@@ -94,7 +94,7 @@ def plan(
         preview=channel,
     ) as kitchen:
         if channel:
-            require_preview_channel(kitchen.catalog, channel, found, settings.channels)
+            require_preview_channel(kitchen.catalog, channel, found, settings.named_channels)
         touched = find_touched_since(kitchen, found, recipes, since, console) if since else None
         selected = (recipes or None) if touched is None else [one.recipe for one in touched]
         entries = plan_bakes(found, kitchen, selected=selected, force=force)

@@ -66,7 +66,7 @@ def promote(
         parsed = Reference.parse(reference)
         seconds = parse_age(expires) if expires is not None else None
         if seconds is not None:
-            require_preview_channel(catalog, channel, [parsed.recipe], settings.channels)
+            require_preview_channel(catalog, channel, [parsed.recipe], settings.named_channels)
         move = describe_promotion(catalog, parsed, channel, gate, expires=seconds)
         confirm_move(console, move, override=override, yes=yes, verb="promote")
         made = None

@@ -227,6 +227,28 @@ def test_work_goes_on_without_the_catalog_until_shortly_before_the_lock_ends(
     assert now == locking.SECONDS - locking.RENEW_SECONDS
 
 
+def test_lock_that_nobody_renews_any_more_is_lost_whatever_fails(
+    catalog: Catalog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "RENEW_SECONDS", 0.01)
+    told: list[str] = []
+    ended = threading.Event()
+
+    def fail(*_: object, **__: object) -> bool:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    def on_lost(why: str) -> None:
+        told.append(why)
+        ended.set()
+
+    monkeypatch.setattr(catalog, "renew_lock", fail)
+    with holding_lock(catalog, tmp_path, "nightly", "one", on_lost=on_lost):
+        assert ended.wait(60)
+    assert told == [
+        "the lock nightly could not be renewed: RuntimeError: dictionary changed size during iteration"
+    ]
+
+
 # --- runs ------------------------------------------------------------------------------------------------
 
 

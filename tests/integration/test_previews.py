@@ -8,8 +8,10 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
+from typer.testing import CliRunner
 
 from baker.catalog import Catalog, schema
+from baker.cli import make_app
 from baker.errors import BadReference, CatalogError, CloudError, ConflictError, UsageError
 from baker.execution import execute_plan, plan_bakes
 from baker.fingerprint import fingerprint
@@ -19,7 +21,7 @@ from baker.kitchen import Kitchen
 from baker.lifecycle import describe_promotion, describe_roll_back
 from baker.model import BakeResult, Outcome, Reference
 from baker.previews import collect_expired, move_preview, require_preview_channel
-from baker.prune import delete_images, plan_prune
+from baker.prune import delete_images, plan_prune, require_unneeded
 from baker.recipes import load_recipes
 from baker.retention import Retention
 from baker.settings import load_settings
@@ -223,6 +225,27 @@ def test_names_of_real_channels_are_no_previews(catalog):
     require_preview_channel(catalog, "pr-1", ["web"], {"staging"})
 
 
+@pytest.mark.parametrize(
+    "command",
+    [("plan", "--channel"), ("bake", "--channel"), ("promote", "web:1", "--yes", "--expires", "7d")],
+)
+def test_channels_that_a_night_moves_are_no_previews(tmp_path, monkeypatch, command):
+    require_root()
+    (tmp_path / "recipes/web").mkdir(parents=True)
+    (tmp_path / "recipes/web/recipe.toml").write_text('from = "debian:trixie"\n')
+    (tmp_path / "recipes/web/deploy.py").touch()
+    (tmp_path / "baker.toml").write_text('[nightly]\npromote = ["dev"]\ngate = "staging"\n')
+    monkeypatch.chdir(tmp_path)
+    with Catalog.open(f"sqlite:///{tmp_path}/home/catalog.db", actor="ann") as catalog:
+        make_image(catalog)
+        for channel in ("dev", "staging"):
+            environ = {"BAKER_HOME": f"{tmp_path}/home", "BAKER_CATALOG": "", "CI": ""}
+            done = CliRunner().invoke(make_app(), [*command, channel], env=environ)
+            assert isinstance(done.exception, UsageError), done.output
+            assert str(done.exception) == f"{channel} is a channel of baker.toml: it is no preview's"
+        assert catalog.channels() == []
+
+
 def test_expired_channel_means_nothing_and_can_be_begun_again(catalog):
     make_image(catalog)
     promote(catalog, 1)
@@ -367,6 +390,25 @@ def test_what_follows_an_expired_channel_is_withdrawn_first_or_the_channel_stays
     assert catalog.channels() == []
 
 
+def test_channel_that_cannot_be_collected_keeps_no_other(catalog, monkeypatch):
+    make_image(catalog)
+    make_image(catalog, "base")
+    promote(catalog, 1)
+    catalog.promote("base", 1, "pr-1", expected_revision=None, expires=WEEK)
+    for recipe in ("base", "web"):
+        end(catalog, recipe=recipe)
+    find_image = catalog.image
+
+    def refuse_base(recipe, version):
+        if recipe == "base":
+            raise CatalogError("what base:1 is cannot be read")
+        return find_image(recipe, version)
+
+    monkeypatch.setattr(catalog, "image", refuse_base)
+    told = {one.channel.move.name: one.why_not for one in collect_expired(catalog, {})}
+    assert told == {"base:pr-1": "what base:1 is cannot be read", "web:pr-1": None}
+
+
 # --- after a bake -------------------------------------------------------------------------------------------
 
 
@@ -506,6 +548,25 @@ def test_children_are_planned_upon_their_parents_image_of_the_same_preview(kitch
     assert plan(kitchen).reasons[0].kind == "reissue"
 
 
+def test_bake_that_the_catalog_fails_stops_no_other(kitchen, monkeypatch):
+    folder = kitchen.settings.project / "recipes/alone"
+    folder.mkdir()
+    (folder / "recipe.toml").write_text('from = "debian:trixie"\n')
+    (folder / "deploy.py").touch()
+    recipes = load_recipes(kitchen.settings.project)
+    entries = plan_bakes(recipes, kitchen, selected=["alone", "web"])
+
+    def refuse_alone(_recipes, entry, _kitchen):
+        if entry.recipe == "alone":
+            raise CatalogError("the catalog is locked", hint="Try it again.")
+        return entry
+
+    monkeypatch.setattr("baker.execution.replan", refuse_alone)
+    alone, web = execute_plan(recipes, entries, kitchen)
+    assert (alone.outcome, alone.error) == (Outcome.FAILED, "the catalog is locked\nTry it again.")
+    assert (web.outcome, web.image) == (Outcome.BAKED, "web:2")
+
+
 # --- pruning ------------------------------------------------------------------------------------------------
 
 
@@ -527,6 +588,20 @@ def test_image_goes_when_its_channel_is_over_whatever_retention_says(catalog, pr
     assert prune(catalog, provider, home).deleted == ("web:2",)
     assert not provider.holds(preview.builds[0].artifacts[0])
     assert provider.holds(catalog.image("web", 1).builds[0].artifacts[0])
+
+
+def test_image_of_an_expired_channel_stays_until_who_follows_it_is_told(catalog, provider, home):
+    """Its builds say where that is."""
+    store_image(catalog, provider, preview="pr-1")
+    promote(catalog, 1)
+    end(catalog)
+    held = catalog.image("web", 1)
+    with pytest.raises(ConflictError, match="channel pr-1 has expired and is not taken away yet"):
+        require_unneeded(catalog, {"local": provider}, home, Retention(), held)
+    assert prune(catalog, provider, home).deleted == ()
+    assert catalog.image("web", 1).builds == held.builds
+    collect_expired(catalog, {})
+    assert prune(catalog, provider, home).deleted == ("web:1",)
 
 
 def test_what_a_channel_held_before_goes_with_the_next_move(catalog, provider, home):
@@ -554,6 +629,9 @@ def test_preview_that_somebody_needs_stays(catalog, provider, home):
     assert prune(catalog, provider, home).deleted == ()
     catalog.release_lease(lease.id)
     catalog.make_available("base", 1, {base.builds[0].id: base.builds[0].artifacts})
+    (kept,) = prune(catalog, provider, home).skipped
+    assert kept == ("base:1", "channel pr-1 has expired and is not taken away yet")
+    collect_expired(catalog, {})
     assert prune(catalog, provider, home).deleted == ("base:1",)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,11 @@ from baker.channels import ChannelMove
 from baker.gates import OPEN, Gate
 from baker.lifecycle import describe_roll_back, fall_back
 from baker.model import ImageStatus
+from baker.previews import collect_expired
 from baker.promoting import Promotion, Standing, promote_newest
 from tests.factories import make_build, make_digest, make_image
 from tests.integration.test_channels import let_time_pass
+from tests.integration.test_previews import end
 
 SOAKED = Gate(after={"dev": 3600})
 BOTH = (("local", "amd64"), ("aws", "amd64"))
@@ -127,6 +130,89 @@ def test_new_version_with_the_content_that_was_rolled_back_is_left_as_well(catal
     assert "it has the content of web:2, rolled back from web:2 to web:1" in left.why[0]
     make_image(catalog, build=make_build(digest=make_digest("better")))
     assert promote(catalog) == [("moved", "web:4", "web:1")]
+
+
+def test_content_that_was_rolled_back_stays_back_while_a_newer_image_waits(catalog: Catalog) -> None:
+    """Of all roll-backs that nothing came after: here two."""
+    for digest in ("good", "bad", "worse"):
+        make_image(catalog, build=make_build(digest=make_digest(digest)))
+        promote(catalog, "staging")
+    for _ in range(2):
+        roll_back(catalog, "staging")
+    for digest in ("bad", "worse", "good"):
+        image = make_image(catalog, build=make_build(digest=make_digest(digest)))
+        if digest != "good":
+            catalog.promote("web", image.version, "dev", expected_revision=find_revision(catalog))
+    let_time_pass(catalog, 4000)
+    catalog.promote("web", 6, "dev", expected_revision=find_revision(catalog))
+    assert promote(catalog, "staging", SOAKED) == [("waiting", "web:6", "web:1")]
+
+
+def find_revision(catalog: Catalog, channel: str = "dev") -> int | None:
+    held = catalog.channel("web", channel)
+    return held[1] if held else None
+
+
+def test_what_a_person_rolled_back_from_a_channel_before_does_not_go_on(catalog: Catalog) -> None:
+    for _ in range(3):
+        make_image(catalog)
+        promote(catalog)
+        if len(catalog.images("web")) == 1:
+            promote(catalog, "staging")
+        let_time_pass(catalog, 4000)
+    roll_back(catalog)
+    assert promote(catalog, "staging", SOAKED) == [("moved", "web:2", "web:1"), ("waiting", "web:3", "web:1")]
+    waiting = tell_only(catalog, "staging", SOAKED)
+    assert waiting.why == ("dev was taken back from it and holds web:2",)
+    make_image(catalog)
+    promote(catalog)
+    assert [what for what, image, _ in promote(catalog, "staging", SOAKED) if image == "web:3"] == []
+    let_time_pass(catalog, 4000)
+    assert promote(catalog, "staging", SOAKED) == [("moved", "web:4", "web:2")]
+
+
+def test_person_may_promote_what_was_rolled_back_from_the_channel_before(catalog: Catalog) -> None:
+    for _ in range(2):
+        make_image(catalog)
+        promote(catalog)
+    let_time_pass(catalog, 4000)
+    roll_back(catalog)
+    catalog.promote("web", 2, "staging", expected_revision=None, gate=SOAKED)
+    assert catalog.channel("web", "staging") == (2, 1)
+
+
+def test_channel_that_is_rolled_back_while_its_history_is_read_is_left(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        make_image(catalog)
+        promote(catalog)
+    make_image(catalog)
+    list_images = catalog.images
+
+    def roll_back_first(*arguments: Any, **options: Any) -> Any:
+        monkeypatch.undo()
+        roll_back(catalog)
+        return list_images(*arguments, **options)
+
+    monkeypatch.setattr(catalog, "images", roll_back_first)
+    assert promote(catalog) == [("left", "web:3", "web:2")]
+    assert catalog.channel("web", "dev") == (1, 3)
+
+
+def test_channel_that_expires_is_left_and_begun_again_once_it_is_gone(catalog: Catalog) -> None:
+    make_image(catalog)
+    catalog.promote("web", 1, "dev", expected_revision=None, expires=3600)
+    left = tell_only(catalog)
+    assert left.standing is Standing.LEFT, "also where it holds the newest"
+    assert "it is a preview's, and ends at 20" in left.why[0]
+    make_image(catalog)
+    assert promote(catalog) == [("left", "web:2", "web:1")]
+    catalog.set_status("web", 2, ImageStatus.DEPRECATED, "old")
+    end(catalog, "dev")
+    collect_expired(catalog, {})
+    assert promote(catalog) == [("moved", "web:1", None)]
+    assert catalog.channel_end("web", "dev") is None
 
 
 def test_channel_never_goes_back(catalog: Catalog) -> None:

@@ -60,6 +60,19 @@ def test_signal_ends_every_part_and_a_shield_holds_it_back() -> None:
         whole.check()
 
 
+def test_first_signal_after_something_else_ended_the_work_still_lets_it_clean_up() -> None:
+    whole = Interruption()
+    with whole.installed():
+        whole.end("somebody else took the lock nightly")
+        with whole.shielded():
+            signal.raise_signal(signal.SIGTERM)  # as a second one it would end this process
+        whole = Interruption()
+    with whole.installed():
+        whole.end("somebody else took the lock nightly")
+        with pytest.raises(Interrupted, match="somebody else took the lock"):
+            signal.raise_signal(signal.SIGTERM)
+
+
 @pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN])
 def hanging_up(request: pytest.FixtureRequest) -> Iterator[signal.Handlers]:
     """What whoever started us has decided about closed terminals; nohup ignores them."""

@@ -11,7 +11,7 @@ from typing import Any
 from baker.cli.nightly import nightly_json
 from baker.comparing import ManifestDifference, PackageChange
 from baker.model import BakeResult, Outcome, Reason
-from baker.nightly import find_due
+from baker.nightly import find_due, find_put_off
 from baker.nightly_report import Ended, Failure, NightlyReport, NightOutcome, PackageMove, Past, read_past
 from baker.nightly_text import describe_night, describe_title
 from baker.plan import Action, PlanEntry
@@ -124,6 +124,30 @@ def test_what_was_tried_and_what_is_built_upon_what_failed_is_not_due() -> None:
     assert [entry.recipe for entry in find_due(recipes, plan, tried)] == ["tool", "new"]
 
 
+def test_what_is_built_upon_a_channel_waits_while_what_the_channel_moves_to_is_baked() -> None:
+    recipes = {
+        "base": make_recipe("base"),
+        "held": make_recipe("held", "base:prod"),
+        "pinned": make_recipe("pinned", "base:3"),
+        "same": make_recipe("same", "base"),
+        "tool": make_recipe("tool", "base:dev"),
+        "shop": make_recipe("shop", "tool:dev"),
+        "web": make_recipe("web", "tool"),
+    }
+    plan = [make_entry(name) for name in recipes]
+
+    def put_off(*tried: str) -> set[str]:
+        nodes = {(name, "local", "amd64") for name in tried}
+        return {recipe for recipe, _, _ in find_put_off(recipes, plan, ["dev"], nodes)}
+
+    assert put_off() == {"tool", "shop", "web"}
+    assert put_off("base") == {"shop"}, "web is baked after tool, in the same round"
+    assert put_off("base", "tool") == set()
+    plan[0] = make_entry("base", Action.VERIFY)
+    plan[4] = make_entry("tool", Action.SKIP)
+    assert put_off() == set()
+
+
 # --- the nights before ------------------------------------------------------------------------------------
 
 
@@ -133,12 +157,32 @@ def test_night_remembers_since_when_what_fails() -> None:
         [
             make_run("01JD", None),
             make_run("01JC", "interrupted", results={BASE: failing(None)}),
-            make_run("01JB", "failed", results={WEB: failing(later)}, report={"lagging": ["web:dev"]}),
+            make_run("01JB", "failed", results={WEB: failing(later)}),
             make_run("01JA", "done", results={WEB: failing(None), BASE: failing(earlier)}),
-        ]
+        ],
+        {},
     )
-    assert past == Past(failed=True, failing={WEB: later}, lagging=frozenset({"web:dev"}))
-    assert read_past([]) == Past()
+    assert past == Past(failed=True, failing={WEB: later})
+    assert read_past([], {}) == Past()
+
+
+def test_night_recovers_only_from_what_it_did_again() -> None:
+    def failed(asked: list[str] | None, *runs: tuple[str, list[str] | None]) -> bool:
+        """``runs`` are oldest first."""
+        made = [
+            make_run(f"01J{number}", outcome, options={"recipes": recipes, "targets": ["local"]})
+            for number, (outcome, recipes) in enumerate(runs)
+        ]
+        return read_past(made[::-1], {"recipes": asked, "targets": ["local"]}).failed
+
+    assert failed(None, ("failed", None))
+    assert not failed(["web"], ("failed", None)), "what failed may be another one"
+    assert failed(None, ("failed", None), ("done", ["web"]), ("interrupted", None))
+    assert failed(None, ("done", None), ("failed", ["web"]))
+    assert not failed(None, ("failed", None), ("failed", ["web"]), ("done", None))
+    assert failed(["web", "db"], ("failed", ["db", "web"]))
+    assert not failed(["web"], ("failed", ["web"]), ("done", None))
+    assert not failed(["web"], ("failed", ["db"]))
 
 
 def test_failure_goes_on_recovers_or_begins() -> None:
