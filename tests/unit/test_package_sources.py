@@ -149,6 +149,30 @@ def test_keyrings_that_sources_name_are_told_and_the_trusted_ones_where_one_name
     assert name_keyrings(files) == {"k/a.gpg", "k/b.gpg", "etc/apt/trusted.gpg.d/all.gpg"}
 
 
+def test_source_whose_key_was_not_read_is_not_looked_at_with_all_that_are_trusted() -> None:
+    files: dict[str, str | bytes] = {
+        "etc/apt/sources.list": (
+            "deb [signed-by=/k/absent.key] http://a.test x main\n"
+            "deb [signed-by=/k/absent.gpg,0123456789ABCDEF] http://b.test x main\n"
+            "deb [signed-by=/k/a.gpg,/k/absent.gpg] http://c.test x main\n"
+        ),
+        "k/a.gpg": b"A",
+        "etc/apt/trusted.gpg.d/all.gpg": b"all",
+    }
+    entries, refused = read(files)
+    assert [(entry.uris, entry.keys) for entry in entries] == [(("http://c.test",), (b"A",))]
+    assert refused == ["http://a.test", "http://b.test"]
+
+
+def test_lists_of_mirrors_and_sources_are_read_however_long_their_lines_are() -> None:
+    files: dict[str, str | bytes] = {
+        "etc/apt/sources.list": f"deb ssh:{'/' * 200_000} x main\ndeb mirror+file:/m x main\n",
+        "m": "\n" * 200_000 + "http://a.test/debian\n",
+    }
+    entries, refused = read(files)
+    assert ([entry.uris for entry in entries], refused) == ([("http://a.test/debian",)], [])
+
+
 def test_nothing_in_a_source_reaches_another_line_of_what_is_written(tmp_path: Path) -> None:
     stanza = "Types: deb\nURIs: http://a.test\nSuites: x/\nTrusted: yes\n Signed-By: /evil\nX-Hook: run\n"
     sources, _ = read_sources({"etc/apt/sources.list.d/a.sources": stanza.encode()}, AMD64, {})

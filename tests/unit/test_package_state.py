@@ -56,6 +56,11 @@ def test_names_from_a_variable_are_the_installed_ones_that_the_command_mentions(
     assert asked.names == {"nginx", "curl", "y"}
 
 
+def test_version_from_a_variable_is_fixed() -> None:
+    asked = find_asked(["V=1.0; apt-get install -y tool=$V other"], ["tool", "other"])
+    assert (asked.fixed, dict(asked.pins), asked.names >= {"tool", "other"}) == ({"tool"}, {}, True)
+
+
 def test_version_that_is_asked_for_is_a_pin() -> None:
     assert find_asked([f"{PYINFRA} install tool=1.0-2 other"]).pins == {"tool": "1.0-2"}
 
@@ -147,6 +152,7 @@ def test_only_settings_that_run_nothing_are_taken_over() -> None:
         'DPkg::Pre-Install-Pkgs:: "evil";\nDir::Bin::Methods "/tmp";\nAPT::Solver "evil";\n'
         'Acquire::http::Proxy "http://evil";\nAPT::NeverAutoRemove:: "^linux-image-.*$";\n'
         'APT::Default-Release "x"; Dir::Bin::dpkg "evil";\n'
+        'APT::AutoRemove::x "\t";\nAPT::AutoRemove::\u00e4 "x";\nAPT::AutoRemove::x "\u00e4";\n'
     )
     options = parse_options(dumped)
     assert [name for name, _ in options] == [
@@ -172,6 +178,12 @@ def test_installed_packages_that_could_have_another_version_are_told() -> None:
 def test_packages_that_no_archive_has_are_told() -> None:
     listed = "Listing...\nbash/stable,now 5.2 amd64 [installed]\ntool/now 1.0 all [installed,local]\n"
     assert parse_local(listed) == {"tool"}
+
+
+def test_text_that_patterns_would_never_end_with_is_read_all_the_same() -> None:
+    assert parse_local("a/" + "[local " * 20_000 + "\n") == frozenset()
+    assert parse_simulation("Inst a [\n" * 50_000 + SIMULATED) == parse_simulation(SIMULATED)
+    assert parse_simulation("Remv a [\n" * 50_000 + "Inst a (1" + " " * 50_000).changes == ()
 
 
 STATUS = """\
@@ -207,6 +219,16 @@ def test_status_file_keeps_what_decides() -> None:
         "Package: tool\nStatus: hold ok installed\nArchitecture: all\nVersion: 1.0\nDepends"
     )
     assert dict(list_installed(stripped)) == {"tool:all": "1.0", "other:amd64": "2.0"}
+
+
+@pytest.mark.parametrize("name", ["--config-file=/x", "-cx", "../x", "a b", "a/b", "", "a\tb"])
+def test_package_of_an_impossible_name_is_none(name: str) -> None:
+    told = f"Status: install ok installed\nArchitecture: all\nVersion: 1\n\n{STATUS}"
+    for field in ("Package: ", "package:", "PACKAGE:\t"):
+        assert strip_status(f"{field}{name}\n{told}") == strip_status(STATUS)
+    assert dict(list_installed(f"Package: {name}\n{told}")) == dict(list_installed(STATUS))
+    evil = "Package: a\nArchitecture: -x\nStatus: install ok installed\nVersion: 1\n"
+    assert list(list_installed(evil)) == []
 
 
 def test_holds_are_lifted_of_own_packages_only() -> None:
