@@ -215,10 +215,12 @@ def test_only_what_the_distributions_keys_have_verified_is_taken_over(
 def test_indexes_of_one_image_are_not_anothers(home: Path, vendor: Path) -> None:
     publish(vendor, make_deb("tool", "2.0"))
     address = "http://127.0.0.1:9"
-    begins = "127.0.0.1:9_dists_stable_"
     other = home / "updates/sets/0123/lists"
     other.mkdir(parents=True)
-    (other / f"{begins}main_binary-amd64_Packages").write_text(make_deb("tool", "2.0").control)
+    names = {"Release": "Release", "main_binary-amd64_Packages": "main/binary-amd64/Packages"}
+    for name, path in names.items():
+        content = (vendor / "dists/stable" / path).read_bytes()
+        (other / f"127.0.0.1:9_dists_stable_{name}").write_bytes(content)
     found, note = look(home, vendor, make(make_deb("tool"), own="tool", uri=address))
     assert found == ()
     assert "cannot be told" in str(note)
