@@ -131,7 +131,7 @@ class AptUpdates:
         looked = None if self._looked is None else self._looked.get(digest)
         if looked is None and shutil.which("apt-get") is not None:
             indexes = self._indexes(digest)
-            missed = indexes.refresh(self._fetching, proxy)
+            missed = indexes.refresh(self._fetching, proxy, self._list_archives())
             looked = Looked(
                 indexes=indexes, missed=missed, lists=indexes.state(), is_empty=indexes.is_empty()
             )

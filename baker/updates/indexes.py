@@ -69,7 +69,7 @@ class Indexes:
         """What ``prepare`` and updates wrote down; None, and away with it, where it is damaged."""
         try:
             known = json.loads(self._folders.read_bytes())
-            if isinstance(known, dict) and known.keys() >= {"releases", "remote", "architectures"}:
+            if isinstance(known, dict) and known.keys() >= {"releases", "remote", "architectures", "places"}:
                 return known
         except FileNotFoundError:
             return None
@@ -89,11 +89,16 @@ class Indexes:
             for path in (self.lists / "partial", self.folder / "cache"):
                 path.mkdir(parents=True, exist_ok=True)
             write_sources(sources, self.folder / "etc")
-            wanted = {(uri.rstrip("/"), suite) for uri, suite, _ in sources.places}
+            places = {
+                (uri.rstrip("/"), suite, component)
+                for uri, suite, components in sources.places
+                for component in components or ("",)
+            }
+            wanted = {place[:2] for place in places}
             found = []
             for archive in archives:
-                begin = tuple(_file_name(*place) for place in _list_places(archive) & wanted)
-                found += [path for path in archive.glob("lists/*_*") if path.name.startswith(begin)]
+                begin = {_file_name(*place[:2]) for place in _list_places(archive) if place[:2] in wanted}
+                found += [path for path in archive.glob("lists/*_*") if path.name.startswith(tuple(begin))]
             for path in sorted(found, key=_modified, reverse=True):
                 _link(path, self.lists / path.name)
             releases = {
@@ -104,11 +109,21 @@ class Indexes:
             remote = any(not uri.startswith("file:") for entry in sources.entries for uri in entry.uris)
             write_json(
                 self._folders,
-                {"releases": releases, "remote": remote, "architectures": sources.architectures},
+                {
+                    "releases": releases,
+                    "remote": remote,
+                    "architectures": sources.architectures,
+                    "places": sorted(places),
+                },
             )
 
-    def refresh(self, fetching: Fetching, proxy: str | None = None) -> str | None:
-        """Bring them up to date where they are not fresh; returns what could not be fetched, and why."""
+    def refresh(
+        self, fetching: Fetching, proxy: str | None = None, archives: Sequence[Path] = ()
+    ) -> str | None:
+        """Bring them up to date where they are not fresh; returns what could not be fetched, and why.
+
+        Where one of ``archives`` has been fetched just now, and has all of them, they are taken from there.
+        """
         known = self._read_known()
         if known is None or self._is_due(known, fetching):
             with self._locked():
@@ -116,7 +131,7 @@ class Indexes:
                 if known is None:
                     raise CommandFailed("package indexes were thrown away meanwhile", exit_status=None)
                 due = self._is_due(known, fetching)
-                if due:
+                if due and not (due == "all" and self._take(archives, known, fetching)):
                     self._update(due, known, fetching, proxy)
         return fetching.told.get(self.folder.name)
 
@@ -189,6 +204,39 @@ class Indexes:
                         seen[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
         return seen
 
+    def _take(self, archives: Sequence[Path], known: dict[str, Any], fetching: Fetching) -> bool:
+        """Whether a fresh archive has all that these sources name; then its indexes are in place."""
+        wanted = {tuple(place) for place in known["places"]}
+        for archive in () if known["releases"] else archives:
+            stamp = _modified(archive / "refreshed")
+            if not fetching.is_fresh(stamp, FRESH_SECONDS) or not wanted <= _list_places(archive):
+                continue
+            before = self.state()
+            begin = tuple({_file_name(*place[:2]) for place in wanted})
+            theirs = {path.name: path for path in archive.glob("lists/*_*") if path.name.startswith(begin)}
+            needed = [
+                f"{_file_name(*place[:2])}{place[2]}_binary-{architecture}_Packages"
+                for place in wanted
+                for architecture in known["architectures"]
+            ]
+            if not all(any(name.startswith(one) for name in theirs) for one in needed):
+                continue
+            for path in self.lists.glob("*_*"):
+                if path.name not in theirs or not path.samefile(theirs[path.name]):
+                    path.unlink()
+            for name, path in theirs.items():
+                _link(path, self.lists / name)
+            self._stamp.touch()
+            os.utime(self._stamp, (stamp, stamp))
+            self._failed.unlink(missing_ok=True)
+            fetching.told.pop(self.folder.name, None)
+            seen = stamp - 0.001  # other archives may have older ones; this one has these
+            if self.state() != before and _modified(self._changed) < seen:
+                self._changed.touch()
+                os.utime(self._changed, (seen, seen))
+            return True
+        return False
+
     def _update(self, due: str, known: dict[str, object], fetching: Fetching, proxy: str | None) -> None:
         before, seen = self.state(), self._look_at_folders(known)
         architectures = known["architectures"]
@@ -246,14 +294,19 @@ def write_json(path: Path, value: object) -> None:
     new.replace(path)
 
 
-def _list_places(archive: Path) -> set[tuple[str, str]]:
-    """Address and suite of each source of a distribution's archive."""
+def _list_places(archive: Path) -> set[tuple[str, str, str]]:
+    """Address, suite and component of each source of a distribution's archive."""
     try:
         lines = (archive / "etc" / "sources.list").read_text().splitlines()
     except OSError:
         return set()
-    found = (re.fullmatch(r"deb (?:\[.*?\] )?(\S+) (\S+)(?: .*)?", line) for line in lines)
-    return {(line[1].rstrip("/"), line[2]) for line in found if line}
+    found = (re.fullmatch(r"deb (?:\[.*?\] )?(\S+) (\S+)(?: (.*))?", line) for line in lines)
+    return {
+        (line[1].rstrip("/"), line[2], component)
+        for line in found
+        if line
+        for component in (line[3] or "").split() or [""]
+    }
 
 
 def _file_name(uri: str, suite: str) -> str:

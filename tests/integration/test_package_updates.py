@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from baker.model import Bootstrap
+from baker.package_sources import read_sources
 from baker.package_state import NEWEST_SEEN, PackageState, PackageUpdate, encode_state
 from baker.providers.local import archive
 from baker.providers.local.provider import LocalProvider
 from baker.updates import AptUpdates
+from baker.updates.indexes import Fetching, Indexes
 from tests.apt_repository import Deb, keys, publish
 from tests.e2e.project import Project, make_project
 from tests.package_updates import (
@@ -402,3 +404,46 @@ def test_what_is_foretold_of_every_kind_of_recipe_is_what_a_bake_anew_changes(
     project: Project, keys: list[Path]
 ) -> None:
     assert_foretold(project, keys, [scenario.name for scenario in SCENARIOS])
+
+
+def test_indexes_that_an_archive_has_fetched_just_now_are_taken_from_there(tmp_path: Path) -> None:
+    archive = tmp_path / "apt" / "debian-trixie"
+    (archive / "etc").mkdir(parents=True)
+    (archive / "lists").mkdir()
+    (archive / "etc/sources.list").write_text(
+        "deb [signed-by=/k.gpg] http://archive.invalid/debian trixie main\n"
+    )
+    index = archive / "lists/archive.invalid_debian_dists_trixie_main_binary-amd64_Packages"
+    index.write_text("Package: tool\nVersion: 1.0\n\n")
+    (archive / "refreshed").touch()
+    files = {"etc/apt/sources.list": b"deb http://archive.invalid/debian trixie main\n"}
+    sources, refused = read_sources(files, ("amd64",), {})
+    assert refused == []
+    indexes = Indexes(tmp_path / "set", tmp_path / "changed")
+    indexes.prepare(sources, [])
+    assert indexes.is_empty()
+    fetching = Fetching(since=(archive / "refreshed").stat().st_mtime)
+    assert indexes.refresh(fetching, archives=[archive]) is None
+    assert indexes.versions() == {"tool": "1.0"}
+    assert (tmp_path / "changed").stat().st_mtime < (archive / "refreshed").stat().st_mtime
+
+    newer = index.with_name("newer")
+    newer.write_text("Package: tool\nVersion: 1.1\n\n")
+    newer.replace(index)
+    later = Fetching(since=time.time() + 1.0)
+    assert "archive.invalid" in (indexes.refresh(later, archives=[archive]) or ""), "it was fetched before"
+    (tmp_path / "set/failed").unlink()
+    os.utime(archive / "refreshed", (later.since, later.since))
+    later = Fetching(since=later.since, clock=lambda: later.since + 1.0)
+    assert indexes.refresh(later, archives=[archive]) is None
+    assert indexes.versions() == {"tool": "1.1"}
+
+    both, _ = read_sources(
+        {"etc/apt/sources.list": files["etc/apt/sources.list"].replace(b"main", b"main contrib")},
+        ("amd64",),
+        {},
+    )
+    other = Indexes(tmp_path / "other", tmp_path / "changed")
+    other.prepare(both, [archive])
+    told = other.refresh(Fetching(since=later.since, clock=later.clock), archives=[archive])
+    assert "archive.invalid" in (told or ""), "the archive has no contrib"
