@@ -71,6 +71,20 @@ def test_what_could_have_been_newer_already_is_stuck(machine: Machine) -> None:
     assert state.stuck["zlib1g"].startswith("1:")
 
 
+def test_lists_that_are_old_or_gone_do_not_tell_what_could_have_been_newer(machine: Machine) -> None:
+    older = "sed -i '/^Package: zlib1g$/,/^Version:/ s/^Version: .*/Version: 0.1/' /var/lib/dpkg/status"
+    lists, sources = "/var/lib/apt/lists", "/etc/apt/sources.list.d"
+    run(machine, f"cp /var/lib/dpkg/status /root/status; mv {sources} /root/sources; mkdir {sources}")
+    run(machine, f"touch -d '2 days ago' {lists}/partial {lists}")
+    old = read(machine, f"{older} # instead of apt-get install zlib1g")
+    run(machine, f"mkdir /root/lists; mv {lists}/*_* /root/lists; mv /root/status /var/lib/dpkg/status")
+    run(machine, "cp /var/lib/dpkg/status /root/status")
+    gone = read(machine, f"{older} # instead of apt-get install zlib1g")
+    run(machine, "mv /root/status /var/lib/dpkg/status; mv /root/lists/* /var/lib/apt/lists")
+    run(machine, f"rmdir {sources}; mv /root/sources {sources}")
+    assert (old.own, old.stuck, gone.own, gone.stuck) == ({"zlib1g"}, None, {"zlib1g"}, None)
+
+
 def test_more_than_an_apt_needs_is_not_read(machine: Machine) -> None:
     source = "deb [signed-by=/etc/apt/keyrings/huge.gpg] http://huge.test x main"
     run(machine, f"echo '{source}' > /etc/apt/sources.list.d/huge.list; mkdir -p /etc/apt/keyrings")
