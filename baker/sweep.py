@@ -294,3 +294,6 @@ def close_records(catalog: Catalog, home: Path) -> None:
                 catalog.keep_log(record.id, pack_log(Path(record.log_path)))
             catalog.finish_bake(record.id, Outcome.FAILED, None, "its process died")
             identity.forget_dead(home, record.id)
+    for run in catalog.runs(unfinished=True):
+        if run.host == identity.host_name() and not identity.is_alive(home, run.id):
+            identity.forget_dead(home, run.id)  # the run itself stays as it is: `bake --resume` may go on

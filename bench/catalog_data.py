@@ -426,7 +426,7 @@ def write_channels(bulk: Bulk, last: dict[str, int]) -> None:
         for recipe, version in last.items()
         for channel, behind in (("dev", 0), ("staging", 1), ("prod", 3))
     ]
-    bulk.insert("channels", ((recipe, channel, version, version) for recipe, channel, version in held))
+    bulk.insert("channels", ((recipe, channel, version, version, None) for recipe, channel, version in held))
     moves = (
         {
             "recipe": recipe,
