@@ -151,6 +151,7 @@ def test_each_saved_change_is_applied_and_tested_on_the_same_machine(project: Pr
     assert_nothing_is_kept(project)
 
 
+@pytest.mark.slow
 def test_r_goes_on_with_a_fresh_machine_and_ctrl_c_ends(project: Project, at_terminal) -> None:
     person = at_terminal("try", "greet")
     person.wait_for(WATCHING)

@@ -66,6 +66,7 @@ def test_parents_and_children_are_baked_several_at_once_and_nothing_is_baked_aga
     assert len(site.lab.calls) == 3, "the source, and which AMIs are there in either region"
 
 
+@pytest.mark.slow
 def test_ten_bakes_succeed_although_a_fifth_of_all_calls_is_throttled_or_fails(site: Site) -> None:
     names = [f"probe{number}" for number in range(9)]
     for name in names:

@@ -361,6 +361,7 @@ def assert_foretold(project: Project, keys: list[Path], names: Sequence[str]) ->
     assert [entry["action"] for entry in planned["recipes"]] == ["skip"]
 
 
+@pytest.mark.slow
 @pytest.mark.machine
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_what_is_foretold_is_what_a_bake_anew_changes(project: Project, keys: list[Path]) -> None:
