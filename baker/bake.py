@@ -47,7 +47,7 @@ from baker.progress import BakeStarted, count
 from baker.providers.protocol import Captured, Machine, ResolvedSource
 from baker.retrying import retried
 from baker.settings import target_settings
-from baker.sidecar import format_wanted
+from baker.sidecar import format_wanted, label_image
 from baker.teardown import MACHINES, Teardown
 
 
@@ -370,10 +370,7 @@ def wanted_places(bake: Bake) -> list[tuple[str, str]]:
 
 def distribute(bake: Bake, image: Image, build: Build) -> Image:
     """Bring the build to every place of its target; then the image is available."""
-    wanted = format_wanted(wanted_places(bake))
-    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake.id, "wanted": wanted}
-    if image.preview is not None:
-        labels["preview"] = image.preview
+    labels = label_image(image, bake.id, format_wanted(wanted_places(bake)))
     try:
         with bake.stage(Stage.DISTRIBUTE):
             artifacts = bake.provider.distribute(build, labels, bake.teardown)

@@ -15,7 +15,9 @@ that a change can be told; everything else as a digest:
 ``input:PATH``       a file that a glob of ``inputs`` matches, from the project
 ``file:PATH``        read elsewhere in the project while the recipe ran (traced)
 ``absent:PATH``      looked for there, not found (traced)
-``listing:PATH``     a folder listed there (traced)
+``listing:PATH``     a folder listed there (traced); ``entries``: the types of what is in it too
+``type:PATH``        what kind of thing is there (traced), ``link`` the path itself, ``mode`` its
+                     permissions, ``size`` and ``time``: each where the recipe asked for it
 ``package:NAME``     the version of an installed Python package that the recipe imported (traced)
 ===================  ==============================================================================
 
@@ -52,10 +54,11 @@ from baker.project_files import (
 )
 
 UNSET = "unset"
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 MOVING = "changed during the bake"
 TESTS_CHANGED = "image-tests-changed"
 """The kind of the reason for verifying a build again."""
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 # --- inputs ---------------------------------------------------------------------------------------
 

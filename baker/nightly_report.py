@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from baker.comparing import ManifestDifference
+from baker.execution import FAILURES
 from baker.model import BakeResult, Outcome
 from baker.plan import Node, PlanEntry
 from baker.previews import Collected
 from baker.promoting import Promotion, Standing
 from baker.prune import Pruned, PrunePlan
-from baker.runs import Run
+from baker.runs import Run, RunOutcome
 from baker.sweep import Swept
-
-BAD = (Outcome.FAILED, Outcome.BLOCKED)
-
-
-class NightOutcome(enum.StrEnum):
-    DONE = "done"
-    FAILED = "failed"
-    INTERRUPTED = "interrupted"
-
 
 # --- the night before -----------------------------------------------------------------------------------
 
@@ -60,9 +51,9 @@ def has_failed(runs: Sequence[Run], options: Mapping[str, Any]) -> bool:
     Of one that did more nobody can tell here whether what failed is among this.
     """
     for run in runs:
-        if run.outcome == NightOutcome.FAILED and includes(options, run.options):
+        if run.outcome == RunOutcome.FAILED and includes(options, run.options):
             return True
-        if run.outcome in (NightOutcome.DONE, NightOutcome.FAILED) and includes(run.options, options):
+        if run.outcome in (RunOutcome.DONE, RunOutcome.FAILED) and includes(run.options, options):
             return False
     return False
 
@@ -121,11 +112,11 @@ class Ended:
 
     @property
     def is_bad(self) -> bool:
-        return self.result.outcome in BAD and self.waits_for is None
+        return self.result.outcome in FAILURES and self.waits_for is None
 
     @property
     def recovered(self) -> bool:
-        return self.failing_since is not None and self.result.outcome not in BAD
+        return self.failing_since is not None and self.result.outcome not in FAILURES
 
     @property
     def bad_since(self) -> datetime | None:
@@ -177,24 +168,24 @@ class NightlyReport:
     failed_before: bool
 
     @property
-    def outcome(self) -> NightOutcome:
+    def outcome(self) -> RunOutcome:
         lost = any(failure.step == "lock" for failure in self.failures)
         if self.broken_off and not lost:
-            return NightOutcome.INTERRUPTED
+            return RunOutcome.INTERRUPTED
         bad = self.failures or any(ended.is_bad for ended in self.ended)
-        return NightOutcome.FAILED if bad else NightOutcome.DONE
+        return RunOutcome.FAILED if bad else RunOutcome.DONE
 
     @property
     def recovered(self) -> bool:
         """Whether everything is well again that was not."""
-        return self.failed_before and self.outcome is NightOutcome.DONE
+        return self.failed_before and self.outcome is RunOutcome.DONE
 
     @property
     def is_news(self) -> bool:
         """Whether somebody should hear of it. Whoever broke it off knows."""
-        if self.outcome is NightOutcome.INTERRUPTED:
+        if self.outcome is RunOutcome.INTERRUPTED:
             return False
-        return bool(self.outcome is NightOutcome.FAILED or self.recovered or self.baked or self.moved)
+        return bool(self.outcome is RunOutcome.FAILED or self.recovered or self.baked or self.moved)
 
     @property
     def baked(self) -> list[Ended]:

@@ -9,8 +9,10 @@ from pathlib import PurePath
 from baker.console import show_seconds, show_size
 from baker.layout import lay_out
 from baker.model import Outcome
-from baker.nightly_report import Ended, NightlyReport, NightOutcome, PackageMove
+from baker.nightly_report import Ended, NightlyReport, PackageMove
+from baker.progress_console import name_work
 from baker.promoting import Standing
+from baker.runs import RunOutcome
 from baker.teardown import describe_resource
 
 VERBS = {Standing.MOVED: "promoted", Standing.WAITING: "waiting", Standing.LEFT: "left alone"}
@@ -23,13 +25,13 @@ Line = tuple[str, str, str]
 def describe_title(report: NightlyReport) -> str:
     """In one line, for a subject."""
     name = PurePath(report.project).name
-    if report.outcome is NightOutcome.FAILED:
+    if report.outcome is RunOutcome.FAILED:
         bad = [ended.result for ended in report.ended if ended.is_bad]
         failed = [result for result in bad if result.outcome is Outcome.FAILED] or bad
         steps = [failure.step for failure in report.failures]
         what = dict.fromkeys([*(result.recipe for result in failed), *steps])
         return f"{name}: nightly failed: {', '.join(what)}"
-    if report.outcome is NightOutcome.INTERRUPTED:
+    if report.outcome is RunOutcome.INTERRUPTED:
         return f"{name}: nightly {report.broken_off}"
     done = [f"{len(report.baked)} baked"] if report.baked else []
     done += [f"{len(report.moved)} promoted"] if report.moved else []
@@ -57,7 +59,7 @@ def list_bakes(report: NightlyReport) -> Iterator[Line]:
 
 def describe_end(ended: Ended) -> Line:
     result = ended.result
-    name = result.recipe if result.target == "local" else f"{result.recipe}/{result.target}/{result.arch}"
+    name = name_work(result.recipe, result.target, result.arch)
     if ended.waits_for is not None:
         return "waiting", name, f"{ended.waits_for} holds nothing yet"
     verb = "recovered" if ended.recovered else str(result.outcome)

@@ -48,13 +48,14 @@ class Sources:
     architectures: tuple[str, ...]
 
     @property
-    def places(self) -> set[tuple[str, str, tuple[str, ...]]]:
-        """Address, suite and components of each."""
+    def places(self) -> set[tuple[str, str, str]]:
+        """Address, suite and component of each; no component where the suite is a path."""
         return {
-            (uri, suite, entry.components)
+            (uri.rstrip("/"), suite, component)
             for entry in self.entries
             for uri in entry.uris
             for suite in entry.suites
+            for component in entry.components or ("",)
         }
 
     @property

@@ -17,6 +17,9 @@ from typing import Any
 NEWEST_SEEN = "updates/changed"
 """In BAKER_HOME, touched whenever package indexes were fetched, to look for updates, that had changed."""
 
+FRESH_SECONDS = 3600.0
+"""Package indexes that are younger are used as they are, by bakes and by who looks for updates."""
+
 STATUS = "var/lib/dpkg/status"
 EXTENDED_STATES = "var/lib/apt/extended_states"
 

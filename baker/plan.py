@@ -79,6 +79,11 @@ def describe_reasons(entry: PlanEntry) -> str:
     return "; ".join(reason.detail for reason in entry.reasons)
 
 
+def describe_why(entry: PlanEntry) -> str:
+    """The reasons, and what could not be told."""
+    return describe_reasons(entry) + (f" ({entry.note})" if entry.note else "")
+
+
 class Knowledge(Protocol):
     """What planning asks of the catalog, the provider and the project."""
 

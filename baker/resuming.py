@@ -15,11 +15,10 @@ from baker.kitchen import Kitchen
 from baker.model import Outcome
 from baker.plan import Node, PlanEntry
 from baker.progress import BakeEnded, Progress
-from baker.runs import Run
+from baker.runs import Run, RunOutcome
 from baker.settings import Settings
 
 BAKE = "bake"
-DONE, FAILED, INTERRUPTED = "done", "failed", "interrupted"
 SETTLED = (Outcome.BAKED, Outcome.UNCHANGED)
 
 
@@ -49,15 +48,15 @@ def recorded_run(
 
     with identity.alive(settings.home, run_id):
         catalog.start_run(run_id, BAKE, str(settings.project), options)
-        outcome = FAILED
+        outcome = RunOutcome.FAILED
         try:
             yield replace(kitchen, show=show)
             if all(one in SETTLED for one in ended.values()):
-                outcome = DONE
+                outcome = RunOutcome.DONE
             if kitchen.interruption.cancel.is_set():
-                outcome = INTERRUPTED
+                outcome = RunOutcome.INTERRUPTED
         except Interrupted:
-            outcome = INTERRUPTED
+            outcome = RunOutcome.INTERRUPTED
             raise
         finally:
             with kitchen.interruption.shielded():
@@ -82,7 +81,7 @@ def find_interrupted(catalog: Catalog, settings: Settings) -> Run:
             f"the last run, of {last.actor} since {last.started:%H:%M:%S} UTC, still goes on",
             hint="Watch it: baker status",
         )
-    if last.outcome not in (None, INTERRUPTED):
+    if last.outcome not in (None, RunOutcome.INTERRUPTED):
         when = f" at {last.finished:%Y-%m-%d %H:%M} UTC" if last.finished else ""
         raise UsageError(
             f"the last run of bake came to its end{when} ({last.outcome}): there is nothing to resume",

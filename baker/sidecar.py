@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from baker.model import Artifact, Build, Provenance
+from baker.model import Artifact, Build, Image, Provenance
 
 UNKNOWN = "unknown"
 MOMENTS = ("started", "finished")
@@ -88,6 +88,12 @@ def parse_issue(version: str, described: Mapping[str, Any]) -> Issue:
 def format_wanted(places: list[tuple[str, str]]) -> str:
     """The label ``wanted``: what makes a version complete."""
     return " ".join(sorted(f"{target}/{arch}" for target, arch in places))
+
+
+def label_image(image: Image, bake_id: str, wanted: str) -> dict[str, str]:
+    """What an artifact carries of its image; ``wanted`` as ``format_wanted`` has it, empty if not known."""
+    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake_id, "wanted": wanted}
+    return labels | ({"preview": image.preview} if image.preview is not None else {})
 
 
 def made_at(bake_id: str) -> datetime:

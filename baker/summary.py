@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 from baker.comparing import ManifestDifference, find_notable
 from baker.console import show_seconds, show_size
 from baker.model import BakeResult, Outcome, Stage
-from baker.plan import Action, PlanEntry, describe_reasons
+from baker.plan import Action, PlanEntry, describe_why
 from baker.progress import BakeEnded, count
 from baker.since import Touched, describe_touched
 from baker.teardown import describe_resource
@@ -88,7 +88,7 @@ def _name(entry: PlanEntry) -> str:
 
 
 def _why(entry: PlanEntry) -> str:
-    return escape(describe_reasons(entry) + (f" ({entry.note})" if entry.note else ""))
+    return escape(describe_why(entry))
 
 
 def _tell_updates(entry: PlanEntry) -> str:

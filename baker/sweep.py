@@ -29,7 +29,7 @@ from baker.errors import BadReference, BakerError, Interrupted
 from baker.log import pack_log
 from baker.model import Artifact, BakeRecord, Build, Image, ImageStatus, Outcome, Resource
 from baker.providers.protocol import Provider
-from baker.sidecar import format_wanted
+from baker.sidecar import format_wanted, label_image
 from baker.teardown import MACHINES, Teardown
 
 BAKE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -274,8 +274,7 @@ def distribute_build(
 def image_labels(image: Image, bake_id: str) -> dict[str, str]:
     """What an artifact carries of its image."""
     wanted = format_wanted([(build.target, build.arch) for build in image.builds]) if image.complete else ""
-    labels = {"recipe": image.recipe, "version": str(image.version), "bake": bake_id, "wanted": wanted}
-    return labels | ({"preview": image.preview} if image.preview is not None else {})
+    return label_image(image, bake_id, wanted)
 
 
 def remove(catalog: Catalog, provider: Provider, owner: str, resource: Resource) -> None:

@@ -33,7 +33,6 @@ from baker.cli.shell import require_terminal, shell_opener
 from baker.cli.wiring import Options, open_catalog
 from baker.console import bake_json, say_warnings
 from baker.errors import UsageError
-from baker.model import Outcome
 from baker.progress_console import ProgressConsole
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def bake(
 ) -> int:
     """Bake what is not up to date: all recipes, or those named."""
     from baker.ci import refuse_throwaway
-    from baker.execution import execute_plan, list_source_warnings, plan_bakes
+    from baker.execution import FAILURES, execute_plan, list_source_warnings, plan_bakes
     from baker.interrupt import Interruption
     from baker.previews import require_preview_channel
     from baker.resuming import recorded_run
@@ -173,7 +172,7 @@ def bake(
         console.result_json({"bakes": bakes, "channel": [preview_json(move) for move in moves]})
     if markdown:
         console.result(told.rstrip())
-    failed = any(result.outcome in (Outcome.FAILED, Outcome.BLOCKED) for result in results)
+    failed = any(result.outcome in FAILURES for result in results)
     return int(failed or any(move.failed or move.lagging for move in moves))
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from baker.cli import groups
-from baker.cli.completion import complete_recipe, complete_reference
-from baker.cli.images import lease_json
+from baker.cli.completion import complete_recipe
+from baker.cli.images import Json, Ref, lease_json
 from baker.cli.wiring import Options, open_catalog
 from baker.console import Console
 from baker.errors import UsageError
@@ -17,14 +17,6 @@ from baker.model import Reference
 
 if TYPE_CHECKING:
     from baker.leases import Lease
-
-Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
-Ref = Annotated[
-    str,
-    typer.Argument(
-        metavar="REF", help="web, web:12, web:prod or web@sha256:ab12…", autocompletion=complete_reference
-    ),
-]
 
 
 def add_commands(_app: typer.Typer) -> None:

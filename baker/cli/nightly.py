@@ -14,14 +14,24 @@ import typer
 from baker.cli import timers
 from baker.cli.channels import gate_of
 from baker.cli.completion import complete_channel
-from baker.cli.kitchens import Ephemeral, Gate, Json, Recipes, Targets, open_kitchen, select_recipes
+from baker.cli.kitchens import (
+    Ephemeral,
+    Gate,
+    Json,
+    Recipes,
+    Summary,
+    Targets,
+    append_summary,
+    open_kitchen,
+    select_recipes,
+)
 from baker.cli.planning import entry_json
 from baker.cli.previews import expired_json
 from baker.cli.pruning import find_own_recipes, find_providers, pruned_json
 from baker.cli.system import resource_json
 from baker.cli.wiring import Options, explaining_refusals
 from baker.console import Console, bake_json
-from baker.errors import BakerError, Interrupted
+from baker.errors import BakerError, Interrupted, UsageError
 from baker.progress_console import ProgressConsole
 
 if TYPE_CHECKING:
@@ -65,9 +75,7 @@ def nightly(
         str | None,
         typer.Option("--wait", metavar="2h", help="Wait for a nightly that is at work; else fail."),
     ] = None,
-    summary: Annotated[
-        Path | None, typer.Option("--summary", metavar="FILE", help="Append the report to it, as markdown.")
-    ] = None,
+    summary: Summary = None,
     ephemeral: Ephemeral = False,
     install_timer: Annotated[
         bool, typer.Option("--install-timer", help="Have systemd run this with the other options given.")
@@ -87,9 +95,9 @@ def nightly(
     """
     from baker.ci import refuse_throwaway
     from baker.interrupt import Interruption
-    from baker.nightly_report import NightOutcome
     from baker.nightly_text import describe_night
     from baker.notifying import find_herald
+    from baker.runs import RunOutcome
 
     options: Options = context.obj
     settings = with_options(
@@ -118,8 +126,8 @@ def nightly(
         console.result_json(nightly_json(report))
     else:
         console.result("\n".join(describe_night(report)))
-    failed = BakerError.exit_code if report.outcome is NightOutcome.FAILED else 0
-    return Interrupted.exit_code if report.outcome is NightOutcome.INTERRUPTED else failed
+    failed = BakerError.exit_code if report.outcome is RunOutcome.FAILED else 0
+    return Interrupted.exit_code if report.outcome is RunOutcome.INTERRUPTED else failed
 
 
 def list_arguments(recipes: list[str] | None, **options: Any) -> list[str]:
@@ -229,11 +237,11 @@ def read_orders(settings: Settings, recipes: list[str] | None, *, prune: bool) -
 
 def tell(herald: Herald, report: NightlyReport) -> list[str]:
     """Notify of failure, recovery, or what changed, and of nothing else; returns what was not delivered."""
-    from baker.nightly_report import NightOutcome
     from baker.nightly_text import describe_night, describe_title
     from baker.notifying import FAIL, SUCCESS
+    from baker.runs import RunOutcome
 
-    well = report.outcome is NightOutcome.DONE
+    well = report.outcome is RunOutcome.DONE
     warnings = herald.ping(SUCCESS if well else FAIL)
     if report.is_news:
         body = "\n".join(describe_night(report))
@@ -247,10 +255,9 @@ def write_summary(path: Path, report: NightlyReport) -> list[str]:
 
     text = "\n".join(describe_night(report)[1:])
     try:
-        with path.open("a") as file:
-            file.write(f"## {describe_title(report)}\n\n```\n{text}\n```\n")
-    except OSError as error:
-        return [f"the summary {path} cannot be written: {error.strerror}"]
+        append_summary(path, f"## {describe_title(report)}\n\n```\n{text}\n```\n")
+    except UsageError as error:
+        return [str(error)]
     return []
 
 

@@ -117,17 +117,13 @@ def plan(
 
 
 def print_plan(console: ProgressConsole, entries: Sequence[PlanEntry]) -> None:
+    from baker.plan import describe_why
+
     rows = [
         (entry.recipe, f"{entry.target}/{entry.arch}", str(entry.action), describe_why(entry))
         for entry in entries
     ]
     console.table(("RECIPE", "TARGET", "ACTION", "WHY"), rows)
-
-
-def describe_why(entry: PlanEntry) -> str:
-    from baker.plan import describe_reasons
-
-    return describe_reasons(entry) + (f" ({entry.note})" if entry.note else "")
 
 
 def print_graph(

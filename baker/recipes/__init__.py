@@ -69,8 +69,7 @@ def validate_all(project: Path, *, folder: Path | None = None) -> list[Problem]:
     folder = folder or project / "recipes"
     if not folder.is_dir():
         return [Problem(file=str(folder.relative_to(project)), message="no such folder")]
-    known = dict.fromkeys(_find_folders(folder))
-    return _collect_problems({name: read_recipe(project, folder / name) for name in known}, known)
+    return load_sound_recipes(project, folder=folder)[1]
 
 
 def load_sound_recipes(
@@ -78,7 +77,7 @@ def load_sound_recipes(
 ) -> tuple[Mapping[str, Recipe], list[Problem]]:
     """The recipes that nothing is wrong with, nor with what they are built upon; and all that is wrong."""
     folder = folder or project / "recipes"
-    known = _find_folders(folder)
+    known = dict.fromkeys(_find_folders(folder))
     read = {name: read_recipe(project, folder / name) for name in known}
     problems = _collect_problems(read, known)
     bad = {name for name in known if any(Path(each.file).parent.name == name for each in problems)}

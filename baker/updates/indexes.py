@@ -19,10 +19,10 @@ from typing import IO, Any, cast
 
 from baker.errors import CommandFailed
 from baker.package_sources import Sources
+from baker.package_state import FRESH_SECONDS
 from baker.updates.apt import base_options, run_apt
 from baker.updates.sources import write_sources
 
-FRESH_SECONDS = 3600.0
 RETRY_SECONDS = 600.0
 """What could not be fetched is tried again after so long."""
 FETCH_SECONDS = 300.0
@@ -89,12 +89,7 @@ class Indexes:
             for path in (self.lists / "partial", self.folder / "cache"):
                 path.mkdir(parents=True, exist_ok=True)
             write_sources(sources, self.folder / "etc")
-            places = {
-                (uri.rstrip("/"), suite, component)
-                for uri, suite, components in sources.places
-                for component in components or ("",)
-            }
-            wanted = {place[:2] for place in places}
+            wanted = {place[:2] for place in sources.places}
             found = []
             for archive in archives:
                 begin = {_file_name(*place[:2]) for place in _list_places(archive) if place[:2] in wanted}
@@ -113,7 +108,7 @@ class Indexes:
                     "releases": releases,
                     "remote": remote,
                     "architectures": sources.architectures,
-                    "places": sorted(places),
+                    "places": sorted(sources.places),
                 },
             )
 

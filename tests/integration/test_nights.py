@@ -17,10 +17,11 @@ from baker.kitchen import Kitchen
 from baker.locking import LockHeld
 from baker.model import BakeResult, Build, Outcome, Reason, Recipe, Reference
 from baker.nightly import Orders, run_nightly
-from baker.nightly_report import NightlyReport, NightOutcome
+from baker.nightly_report import NightlyReport
 from baker.plan import Action, PlanEntry
 from baker.progress import BakeEnded
 from baker.retention import Retention
+from baker.runs import RunOutcome
 from baker.settings import load_settings
 from tests.factories import make_artifact, make_build, make_image
 from tests.unit.test_plan import make_recipe
@@ -78,7 +79,7 @@ def test_night_waits_its_random_time_before_it_takes_the_lock(kitchen: Kitchen) 
     orders = make_orders(jitter_seconds=600.0)
     report = run_nightly({}, waiting, {}, orders, begun=lambda: happened.append("begun"))
     assert happened == [(600.0, None, []), "begun"]
-    assert report.outcome is NightOutcome.DONE
+    assert report.outcome is RunOutcome.DONE
     kitchen.catalog.hold_lock("nightly", "01J", seconds=600, store="builder-1:/b#1", pid=7)
     with pytest.raises(LockHeld):
         run(waiting, orders)
@@ -101,7 +102,7 @@ class Interrupting:
 @pytest.mark.parametrize("notices", [True, False])
 def test_night_that_is_interrupted_in_its_last_step_says_so(kitchen: Kitchen, notices: bool) -> None:
     report = run(kitchen, make_orders(), everywhere={"aws": Interrupting(kitchen.interruption, notices)})
-    assert (report.outcome, report.broken_off) == (NightOutcome.INTERRUPTED, "interrupted by SIGTERM")
+    assert (report.outcome, report.broken_off) == (RunOutcome.INTERRUPTED, "interrupted by SIGTERM")
     assert report.failures == ()
 
 
@@ -131,12 +132,12 @@ def test_who_does_not_follow_a_channel_yet_does_so_after_any_later_night(
     build = make_build(target="aws", artifacts=(make_artifact(id="ami-1", target="aws"),))
     make_image(kitchen.catalog, build=build, wanted=[("aws", "amd64")])
     report = run(abroad, make_orders(), recipes)
-    assert (report.outcome, report.lagging) == (NightOutcome.FAILED, ("web:dev",))
+    assert (report.outcome, report.lagging) == (RunOutcome.FAILED, ("web:dev",))
     assert [promotion.image for promotion in report.moved] == ["web:1"]
     follower.error = None
     elsewhere = replace(abroad, settings=replace(kitchen.settings, project=tmp_path / "another-checkout"))
     report = run(elsewhere, make_orders(), recipes)
-    assert (report.outcome, report.lagging) == (NightOutcome.DONE, ())
+    assert (report.outcome, report.lagging) == (RunOutcome.DONE, ())
     assert follower.follows == {"web:dev": "ami-1"}
     assert run(kitchen, make_orders(), recipes).lagging == (), "nothing was moved, and aws is not there"
 
@@ -146,7 +147,7 @@ def test_night_that_is_interrupted_while_it_publishes_ends(kitchen: Kitchen) -> 
     build = make_build(target="aws", artifacts=(make_artifact(id="ami-1", target="aws"),))
     make_image(kitchen.catalog, build=build, wanted=[("aws", "amd64")])
     report = run(abroad, make_orders(), {"web": make_recipe("web", targets=("aws",))})
-    assert (report.outcome, report.failures) == (NightOutcome.INTERRUPTED, ())
+    assert (report.outcome, report.failures) == (RunOutcome.INTERRUPTED, ())
 
 
 # --- what is built upon channels ----------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_what_is_built_upon_a_channel_that_does_not_move_is_baked_all_the_same(
 ) -> None:
     report = run(kitchen, make_orders(Gate(require=frozenset({"label:approved-by"}))), oven.recipes)
     assert oven.baked == [("base", None), ("tool", "base:1"), ("web", "tool:1")]
-    assert (report.moved, report.outcome) == ([], NightOutcome.DONE)
+    assert (report.moved, report.outcome) == ([], RunOutcome.DONE)
 
 
 def test_channel_that_may_move_by_now_does_before_anything_is_built_upon_it(

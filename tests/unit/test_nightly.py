@@ -12,12 +12,12 @@ from baker.cli.nightly import nightly_json
 from baker.comparing import ManifestDifference, PackageChange
 from baker.model import BakeResult, Outcome, Reason
 from baker.nightly import find_due, find_put_off
-from baker.nightly_report import Ended, Failure, NightlyReport, NightOutcome, PackageMove, Past, read_past
+from baker.nightly_report import Ended, Failure, NightlyReport, PackageMove, Past, read_past
 from baker.nightly_text import describe_night, describe_title
 from baker.plan import Action, PlanEntry
 from baker.project_schema import NIGHTLY_SCHEMA
 from baker.promoting import Promotion, Standing
-from baker.runs import Run
+from baker.runs import Run, RunOutcome
 from tests.factories import make_package
 from tests.unit.test_plan import make_recipe
 
@@ -212,19 +212,19 @@ def test_failure_goes_on_recovers_or_begins() -> None:
 
 def test_outcome_and_whether_it_is_news() -> None:
     quiet = make_report(make_ended("web", Outcome.UNCHANGED))
-    assert (quiet.outcome, quiet.is_news) == (NightOutcome.DONE, False)
+    assert (quiet.outcome, quiet.is_news) == (RunOutcome.DONE, False)
     waits = make_report(make_ended("web", Outcome.BLOCKED, waits_for="base:staging"))
-    assert (waits.outcome, waits.is_news) == (NightOutcome.DONE, False)
+    assert (waits.outcome, waits.is_news) == (RunOutcome.DONE, False)
     assert replace(quiet, failed_before=True).is_news, "recovered"
-    assert replace(quiet, warnings=("old",)).outcome is NightOutcome.DONE
+    assert replace(quiet, warnings=("old",)).outcome is RunOutcome.DONE
     baked = make_report(make_ended("web", Outcome.BAKED))
-    assert (baked.outcome, baked.is_news) == (NightOutcome.DONE, True)
+    assert (baked.outcome, baked.is_news) == (RunOutcome.DONE, True)
     step = replace(quiet, failures=(Failure(step="sweep", what="no"),))
-    assert (step.outcome, step.is_news) == (NightOutcome.FAILED, True)
+    assert (step.outcome, step.is_news) == (RunOutcome.FAILED, True)
     stopped = replace(step, broken_off="interrupted by SIGTERM")
-    assert (stopped.outcome, stopped.is_news) == (NightOutcome.INTERRUPTED, False)
+    assert (stopped.outcome, stopped.is_news) == (RunOutcome.INTERRUPTED, False)
     lost = replace(quiet, broken_off="lost", failures=(Failure(step="lock", what="lost"),))
-    assert (lost.outcome, lost.is_news) == (NightOutcome.FAILED, True)
+    assert (lost.outcome, lost.is_news) == (RunOutcome.FAILED, True)
 
 
 def test_title_says_the_most_important() -> None:

@@ -25,11 +25,11 @@ from urllib.parse import unquote
 from baker.apt_failures import is_passing_fetch
 from baker.errors import CommandFailed, SourceError
 from baker.model import Bootstrap
+from baker.package_state import FRESH_SECONDS
 from baker.providers.local.host import DPKG_ARCH, run_tool
 from baker.providers.local.repositories import Repository
 from baker.providers.local.store import Store, json_bytes, publish
 
-FRESH_SECONDS = 3600.0
 KEYRINGS = {
     "debian": (Path("/usr/share/keyrings/debian-archive-keyring.gpg"), "debian-archive-keyring"),
     "ubuntu": (Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg"), "ubuntu-keyring"),
