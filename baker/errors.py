@@ -114,6 +114,16 @@ class ConflictError(CatalogError):
     """Somebody else changed it first; nothing of this command was applied."""
 
 
+class EnvironmentFileError(BakerError):
+    """A file of environments/, or what it names, is wrong; one line per problem."""
+
+    exit_code = 2
+
+
+class DeployError(BakerError):
+    """A deployment was taken back: a machine did not become or stay healthy, or its image was revoked."""
+
+
 class GateError(CatalogError):
     """A channel's gate misses something; the channel was not moved."""
 
