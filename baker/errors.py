@@ -117,8 +117,6 @@ class ConflictError(CatalogError):
 class EnvironmentFileError(BakerError):
     """A file of environments/, or what it names, is wrong; one line per problem."""
 
-    exit_code = 2
-
 
 class DeployError(BakerError):
     """A deployment was taken back: a machine did not become or stay healthy, or its image was revoked."""

@@ -10,8 +10,8 @@ from baker.model import FileEntry, Package
 
 @dataclass(frozen=True, kw_only=True, slots=True, order=True)
 class Port:
-    """Something that listens. ``protocol`` is ``tcp`` or ``udp``; ``program`` the path of what does (of the
-    process's executable), empty where that cannot be told. ``local`` ones are reached from the machine alone."""
+    """Something that listens. ``protocol`` is ``tcp`` or ``udp``; ``program`` the path of the executable that
+    does, empty where that cannot be told. ``local`` ones are reached from the machine alone."""
 
     protocol: str
     port: int

@@ -93,7 +93,8 @@ class EnvironmentRecord:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentEvent:
     """One line of an environment's history. ``event`` is one of ``deploying``, ``live``, ``rolled back``,
-    ``failed``, ``collected``, ``replaced``, ``drifted``, ``removed``; ``image`` and ``number`` are the release's."""
+    ``failed``, ``collected``, ``replaced``, ``drifted``, ``removed``; ``image`` and
+    ``number`` are the release's."""
 
     environment: str
     event: str
