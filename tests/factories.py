@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from baker.catalog import Catalog
+from baker.deploy.release import Release, ReleaseState
 from baker.layer import Layer
 from baker.model import Artifact, Build, FileEntry, Image, Package, Provenance, Resource
 
@@ -139,3 +140,37 @@ def make_image(
     if available:
         image = catalog.make_available(recipe, image.version, {build.id: build.artifacts})
     return image
+
+
+def make_release(
+    catalog: Catalog,
+    *,
+    environment: str = "demo",
+    image: Image | None = None,
+    state: ReleaseState = ReleaseState.LIVE,
+    release_id: str | None = None,
+    window: float = 1800.0,
+    **changes: Any,
+) -> Release:
+    """Begins a release of an image (a new one, unless told) and brings it to a state that leads to LIVE."""
+    image = image or make_image(catalog)
+    values: dict[str, Any] = {
+        "target": "local",
+        "store": "builder-1",
+        "build": image.builds[0].id,
+        "size": 2,
+        "settings": {},
+        "deployer": "01JDEPLOYER",
+    }
+    release = catalog.begin_release(
+        environment,
+        release_id=release_id or make_bake_id(),
+        recipe=image.recipe,
+        version=image.version,
+        **{**values, **changes},
+    )
+    if state is not ReleaseState.STARTING:
+        release = catalog.shift_release(release.id)
+    if state is ReleaseState.LIVE:
+        release = catalog.make_live(release.id, window=window)
+    return release

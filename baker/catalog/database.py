@@ -23,8 +23,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.util import immutabledict
 
+from baker.catalog.columns import Moment
 from baker.catalog.refusals import explain
-from baker.catalog.schema import REVISION, REVISION_TABLE, Moment
+from baker.catalog.schema import REVISION, REVISION_TABLE
 from baker.errors import CatalogError, CatalogMissing
 
 T = TypeVar("T")

@@ -17,10 +17,11 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, LargeBinary, Table, exc, func, insert, select
 
+from baker.catalog.columns import Moment
 from baker.catalog.engines import continue_numbers, insert_links, lock_tables
 from baker.catalog.exporting import CRC_BYTES, FORMAT, LINKS
 from baker.catalog.refusals import explain
-from baker.catalog.schema import REVISION, Moment, metadata
+from baker.catalog.schema import REVISION, metadata
 from baker.errors import CatalogError, ConflictError
 
 BATCH_ROWS, BATCH_BYTES = 1000, 8 << 20

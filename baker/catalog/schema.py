@@ -6,72 +6,29 @@ beside them. Times are text, so that both databases keep and compare them alike.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
-    Dialect,
     Float,
     ForeignKey,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     Table,
     Text,
-    TypeDecorator,
     UniqueConstraint,
 )
 
-REVISION = "0004"
+from baker.catalog.columns import Moment, Prose, link_table
+from baker.catalog.columns import metadata as metadata
+
+REVISION = "0005"
 """The schema that this code knows: the newest of the migrations, whose names sort in their order."""
 
 REVISION_TABLE = "catalog_revision"
-
-
-class Moment(TypeDecorator[datetime]):
-    """An aware datetime as ISO 8601 text in UTC, microseconds always written: it sorts by time."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        return None if value is None else datetime.fromisoformat(value)
-
-
-class Prose(TypeDecorator[str]):
-    """What people and programs said. What no database takes (undecodable bytes, NUL) is spelled out."""
-
-    impl = Text
-    cache_ok = True
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:  # noqa: ARG002
-        return (
-            None if value is None else value.encode(errors="backslashreplace").decode().replace("\0", "\\0")
-        )
-
-
-metadata = MetaData(
-    naming_convention={
-        "pk": "pk_%(table_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    }
-)
-
-
-def link_table(name: str, *columns: Column[int], index: tuple[str, str]) -> Table:
-    """Pairs that are looked up from both sides; SQLite keeps them without a hidden row number."""
-    return Table(name, metadata, *columns, Index(None, *index), sqlite_with_rowid=False)
-
 
 # --- images -------------------------------------------------------------------------------------
 
@@ -381,4 +338,62 @@ locks = Table(
     Column("pid", Integer, nullable=False),
     Column("since", Moment, nullable=False),
     Column("deadline", Moment, nullable=False),
+)
+
+# --- environments -----------------------------------------------------------------------------------
+
+# Its row is what every change of an environment locks first: one after the other, whatever the host.
+environments = Table(
+    "environments",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("target", Text, nullable=False),
+    Column("store", Text, nullable=False),
+    Column("created", Moment, nullable=False),
+    Column("removed", Moment),
+)
+
+# See deploy.release.Release. All times are the database's. Kept when they have ended.
+releases = Table(
+    "releases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("environment", ForeignKey("environments.name"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("image", ForeignKey("images.number"), nullable=False),
+    # Not a foreign key: a build goes with its image, the release stays in the history.
+    Column("build", Text, nullable=False),
+    Column("lease", ForeignKey("leases.id"), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("deployer", Text, nullable=False),
+    Column("started", Moment, nullable=False),
+    Column("live_since", Moment),
+    Column("warm_until", Moment),
+    Column("ended", Moment),
+    Column("reason", Prose),
+    Column("failed", Boolean, nullable=False),
+    Column("abort", Prose),
+    Column("born", JSON, nullable=False),
+    Column("audit", JSON(none_as_null=True)),
+    UniqueConstraint("environment", "number"),
+)
+
+# Append-only. ``image`` is a reference, ``release`` a number of the environment's.
+environment_events = Table(
+    "environment_events",
+    metadata,
+    Column("number", Integer, primary_key=True),
+    Column("environment", ForeignKey("environments.name"), nullable=False, index=True),
+    Column("event", Text, nullable=False),
+    Column("release", Integer),
+    Column("image", Text),
+    Column("actor", Text, nullable=False),
+    Column("at", Moment, nullable=False),
+    Column("reason", Prose),
+    Column("details", JSON, nullable=False),
 )

@@ -14,6 +14,7 @@ from baker.catalog import bakes, reading, references, schema, writing
 from baker.catalog.calls import Calls, read_clock
 from baker.catalog.contents import CompareCalls
 from baker.catalog.database import Database
+from baker.catalog.environments import EnvironmentCalls
 from baker.catalog.expiring import ExpiryCalls
 from baker.catalog.family import FamilyCalls
 from baker.catalog.finding import FindCalls
@@ -58,6 +59,7 @@ class Catalog(
     PackageStateCalls,
     RunCalls,
     LockCalls,
+    EnvironmentCalls,
     MovingCalls,
     Calls,
 ):

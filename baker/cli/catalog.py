@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print the documented JSON.")]
 NOT_IN_ARTIFACTS = (
     "Artifacts do not carry: channels and their history, deprecations and revocations, labels, leases,\n"
-    "events, bakes and their logs. Revoke again what was revoked: baker image revoke REF"
+    "events, bakes and their logs, environments and their releases.\n"
+    "Revoke again what was revoked: baker image revoke REF"
 )
 
 

@@ -65,6 +65,11 @@ class Release:
         return f"{self.recipe}:{self.version}"
 
 
+def rank_by_service(release: Release) -> tuple[datetime, int]:
+    """The greater, the later it began to serve."""
+    return release.live_since or release.started, release.number
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EnvironmentRecord:
     """An environment as the catalog knows it. ``store`` is where its machines are (see
@@ -87,7 +92,12 @@ class EnvironmentRecord:
 
     @property
     def warm(self) -> Release | None:
-        return self.in_state(ReleaseState.WARM)
+        """What a roll-back goes back to: of those that are WARM, the one that served last.
+
+        After a roll-back that is not the newest.
+        """
+        warm = [release for release in self.releases if release.state is ReleaseState.WARM]
+        return max(warm, key=rank_by_service, default=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

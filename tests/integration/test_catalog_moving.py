@@ -31,6 +31,7 @@ from baker.catalog.describing import describe_catalog, migrate_catalog, read_sch
 from baker.catalog.exporting import CRC_BYTES, seal_line
 from baker.catalog.logs import KEPT
 from baker.catalog.migrations import configure_alembic
+from baker.deploy.release import ReleaseState
 from baker.errors import CatalogError, ConflictError
 from baker.knowledge import ProjectKnowledge, explain_absence
 from baker.log import pack_log
@@ -46,6 +47,7 @@ from tests.factories import (
     make_layer,
     make_package,
     make_provenance,
+    make_release,
     make_resource,
 )
 from tests.postgresql import ENGINES
@@ -102,6 +104,20 @@ def fill(catalog: Catalog) -> None:
     catalog.record_results("01JRUN", {("web", "local", "amd64"): {"error": "caf\\udce9 “failed”\n"}})
     catalog.finish_run("01JRUN", "failed", {"seconds": 1.5})
     catalog.start_run("01JRUNS", "bake", "/srv", {})
+    make_release(catalog, environment="demo", release_id="01JONE", image=catalog.image("base", 1))
+    make_release(catalog, environment="demo", release_id="01JTWO", image=catalog.image("base", 1), window=9.5)
+    catalog.note_born("01JTWO", {"größe": [1.5, None]})
+    catalog.note_audit("01JTWO", {"3-1": {"drift": ["/etc/caf\udce9"]}})
+    make_release(
+        catalog,
+        environment="demo",
+        release_id="01JTHREE",
+        image=catalog.image("base", 1),
+        state=ReleaseState.STARTING,
+        settings={"port": 80},
+    )
+    catalog.request_abort("demo", "no “good”\n")
+    catalog.retire_release("01JTHREE", reason="no\0good", failed=True, details={"log": "caf\udce9"})
     catalog.hold_lock("nightly", "01JRUN", seconds=60, store="builder-1:/var/lib/baker#00", pid=7)
 
 
@@ -153,6 +169,8 @@ def test_catalog_that_goes_there_and_back_is_the_same(new_url: NewUrl, first: st
         assert one.images() == other.images()
         assert one.bakes() == other.bakes()
         assert one.open_entries() == other.open_entries()
+        assert one.environments() == other.environments()
+        assert one.environment_events("demo") == other.environment_events("demo")
         build = one.image("web", 1).builds[0]
         assert one.manifest(build.id) == other.manifest(build.id)
 
@@ -283,7 +301,7 @@ def test_export_of_an_older_schema_lacks_what_came_later(new_url: NewUrl) -> Non
     url = new_url("sqlite")
     with Catalog.open(url, actor="ann") as catalog:
         make_image(catalog)
-    content = export(url).replace(b'"schema":"0004"', b'"schema":"0002"', 1)
+    content = export(url).replace(b'"schema":"0005"', b'"schema":"0002"', 1)
     lines = content.splitlines(keepends=True)
     changed = [
         seal_line(re.sub(rb',"deprecated_from":null', b"", line)[: -CRC_BYTES - 1] + b"}\n")
@@ -415,7 +433,7 @@ def _convert(column: sqlalchemy.Column[Any], value: Any) -> Any:
     return json.loads(value) if isinstance(column.type, sqlalchemy.JSON) and value is not None else value
 
 
-@pytest.mark.parametrize("revision", ["0001", "0002"])
+@pytest.mark.parametrize("revision", ["0001", "0002", "0004"])
 def test_every_released_schema_is_migrated_forward_to_the_same_on_both_engines(
     new_url: NewUrl, revision: str
 ) -> None:
@@ -505,10 +523,10 @@ def test_catalog_moves_to_the_team_s_server_by_commands(project: Project, postgr
     assert said.stdout == ""
     project.environ["BAKER_CATALOG"] = postgresql_url
     assert project.run("catalog", "migrate", "--check", status=3).stdout.startswith(
-        "schema 0004: would be made"
+        "schema 0005: would be made"
     )
-    assert project.run("catalog", "migrate").stdout.startswith("schema 0004: was made")
-    assert project.run("catalog", "migrate", "--check").stdout == "schema 0004: up to date\n"
+    assert project.run("catalog", "migrate").stdout.startswith("schema 0005: was made")
+    assert project.run("catalog", "migrate", "--check").stdout == "schema 0005: up to date\n"
     imported = project.run("catalog", "import", "-", stdin=(project.folder / "backup.jsonl").read_text())
     assert imported.stdout.startswith("imported 7 images of 2 recipes")
     after = project.json("catalog", "info")
