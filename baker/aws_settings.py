@@ -236,5 +236,62 @@ AWS_ACCESS: Mapping[str, Schema] = {
 }
 """How AWS is reached: only in [aws] of baker.toml."""
 
+_PORT: Schema = {
+    "type": "integer",
+    "exclusiveMinimum": 0,
+    "exclusiveMaximum": 65536,
+    "title": "a port (1 to 65535)",
+}
+
+ENVIRONMENT_AWS: Mapping[str, Schema] = {
+    "region": {**_REGION, "description": "Where the machines are"},
+    "vpc": {**AWS_SETTINGS["vpc"], "description": "Where the machines are"},
+    "load_balancer": {
+        "type": "string",
+        "pattern": r"^([A-Za-z0-9][A-Za-z0-9-]{0,31}|arn:aws[a-z-]*:elasticloadbalancing:[^\s]+)$",
+        "title": "the name or ARN of an application load balancer",
+        "description": "What users reach; it and its listener must be there",
+    },
+    "listener_port": {**_PORT, "description": "The listener of the load balancer that gets the rule (80)"},
+    "priority": {
+        "type": "integer",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 50001,
+        "title": "a priority (1 to 50000)",
+        "description": "The rule's place among those of the listener (the first one that is free)",
+    },
+    "host": {
+        "type": "string",
+        "pattern": r"^[A-Za-z0-9.*?-]{1,128}$",
+        "title": 'a host name ("www.example.com", "*.example.com")',
+        "description": "The rule is for requests to this host",
+    },
+    "path": {
+        "type": "string",
+        "pattern": r"^/[!-~]{0,127}$",
+        "title": 'a path ("/*")',
+        "description": "The rule is for requests to this path (/*)",
+    },
+    "subnets": {
+        "type": "array",
+        "items": {"type": "string", "pattern": r"^subnet-[0-9a-f]+$", "title": "a subnet"},
+        "title": "a list of subnets",
+        "description": "Where machines are started (those of the VPC)",
+    },
+    "security_groups": {
+        **AWS_SETTINGS["security_groups"],
+        "description": "Of the machines: they let in the load balancer, and audits by SSH (the VPC's own)",
+    },
+    "instance_type": {**_INSTANCE_TYPE, "description": "Of the machines (t3.small, t4g.small)"},
+    "instance_profile": {**_TEXT, "description": "Name or ARN, for the machines"},
+    "key_name": {**_TEXT, "description": "Key pair that may log in to the machines"},
+    **{
+        key: AWS_SETTINGS[key]
+        for key in ("address", "ssh_user", "ssh_port", "ssh_timeout", "bastion", "root_volume", "tags")
+    },
+    "key_file": {**_TEXT, "description": "Private key that audits and logs log in with (the agent's keys)"},
+}
+"""An environment's ``[aws]``. What it does not say, baker.toml's ``[aws]`` may."""
+
 AWS_RESULT_SETTINGS = frozenset({"root_volume", "volumes", "user_data_digest"})
 """Those that can change what a bake comes to; of ``user_data`` it is the file's digest that counts."""

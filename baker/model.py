@@ -154,7 +154,8 @@ class Recipe:
     (an age as written) are None where baker.toml's ``[bake]`` decides.
 
     ``folder``, ``project`` and the files in ``image_tests`` are absolute paths; ``workdir`` is relative
-    to the folder (None: relative paths of the deploy start at the project's root).
+    to the folder (None: relative paths of the deploy start at the project's root). ``audit_allow`` are globs
+    of paths that a running machine may change, ``audit_ports`` ports it may listen on beyond a fresh one's.
     """
 
     name: str
@@ -173,6 +174,8 @@ class Recipe:
     limits: Mapping[str, float] = field(default_factory=dict)
     retries: int | None = None
     max_age: str | None = None
+    audit_allow: Sequence[str] = ()
+    audit_ports: Sequence[int] = ()
 
     @property
     def deploy_file(self) -> str:

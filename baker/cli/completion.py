@@ -50,6 +50,13 @@ def complete_channel(context: typer.Context, incomplete: str) -> list[str]:
     return _ask_catalog(context, incomplete, _list_channels)
 
 
+def complete_environment(context: typer.Context, incomplete: str) -> list[str]:
+    """Names of the project's environments."""
+    with suppress(Exception):
+        return _fitting(_list_environments(context), incomplete)
+    return []
+
+
 def complete_target(incomplete: str) -> list[str]:
     return _fitting(TARGETS, incomplete)
 
@@ -83,6 +90,12 @@ def join_words_at_colons(environ: MutableMapping[str, str]) -> None:
 def _list_recipes(context: typer.Context) -> list[str]:
     folder = _options(context).project_settings().recipes
     return sorted(path.parent.name for path in folder.glob("[a-z]*/recipe.toml")) if folder else []
+
+
+def _list_environments(context: typer.Context) -> list[str]:
+    """By their files alone: ``baker.deploy.reading`` would take as long to import as all the rest."""
+    project = _options(context).project_settings().project
+    return sorted(path.stem for path in project.glob("environments/[a-z]*.toml")) if project else []
 
 
 def _list_references(catalog: Catalog, recipe: str) -> Iterable[str]:

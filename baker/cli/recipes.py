@@ -8,7 +8,7 @@ import typer
 
 from baker.cli.wiring import Options, load_project_recipes
 from baker.console import Console
-from baker.errors import RecipeError
+from baker.errors import EnvironmentFileError, RecipeError
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -52,23 +52,37 @@ def list_recipes(
     return 0
 
 
-def print_schema() -> int:
+def print_schema(
+    of_environment: Annotated[
+        bool, typer.Option("--environment", help="Of environments/NAME.toml instead.")
+    ] = False,
+) -> int:
     """Print the JSON Schema of recipe.toml, for editors."""
+    from baker.deploy.schema import environment_schema
     from baker.recipes import recipe_schema
 
-    Console().result_json(recipe_schema())
+    Console().result_json(environment_schema() if of_environment else recipe_schema())
     return 0
 
 
 def validate(context: typer.Context) -> int:
-    """Check every recipe and say all that is wrong. Starts nothing."""
-    from baker.recipes import validate_all
+    """Check every recipe and environment, and say all that is wrong. Starts nothing."""
+    from baker.deploy.reading import list_environments, validate_environments
+    from baker.recipes import load_sound_recipes, validate_all
 
     options: Options = context.obj
     settings = options.project_settings()
     assert settings.project is not None
-    problems = validate_all(settings.project, folder=settings.recipes)
-    if problems:
-        raise RecipeError("\n".join(["the recipes do not hold:", *(f"  {problem}" for problem in problems)]))
-    Console().result(f"{len(load_project_recipes(settings))} recipes are valid")
+    recipes, problems = load_sound_recipes(settings.project, folder=settings.recipes)
+    if not recipes and not problems:  # for want of the folder, which only this says
+        problems = validate_all(settings.project, folder=settings.recipes)
+    unfit = validate_environments(settings.project, recipes, recipes_folder=settings.recipes)
+    lines = ["the recipes do not hold:", *(f"  {problem}" for problem in problems)] if problems else []
+    if unfit:
+        lines += ["the environments do not hold:", *(f"  {problem}" for problem in unfit)]
+    if lines:
+        raise (RecipeError if problems else EnvironmentFileError)("\n".join(lines))
+    environments = len(list_environments(settings.project))
+    also = f" and {environments} environment{'s' * (environments > 1)}" if environments else ""
+    Console().result(f"{len(recipes)} recipes{also} are valid")
     return 0

@@ -98,6 +98,8 @@ def _make_recipe(document: Document, project: Path, folder: Path, files: Sequenc
         limits={stage: parse_duration(value) for stage, value in values.get("limits", {}).items()},
         retries=values.get("retries"),
         max_age=values.get("max_age"),
+        audit_allow=tuple(values.get("audit", {}).get("allow", ())),
+        audit_ports=tuple(values.get("audit", {}).get("ports", ())),
     )
 
 
@@ -106,9 +108,9 @@ def _is_image_test(name: str) -> bool:
 
 
 def parse_duration(value: float | str) -> float:
-    """Seconds of ``90`` or ``"90s"``, ``"30m"``, ``"2h"``."""
+    """Seconds of ``90`` or ``"90s"``, ``"30m"``, ``"2h"``, ``"7d"``."""
     if isinstance(value, str):
-        return float(value[:-1]) * {"s": 1, "m": 60, "h": 3600}[value[-1]]
+        return float(value[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[value[-1]]
     return float(value)
 
 
@@ -186,5 +188,9 @@ def _check_values(document: Document, folder: Path) -> Iterator[Problem]:
     for name in sorted(set(values.get("secrets", ())) & set(values.get("environment", ()))):
         message = f'"{name}" is a secret: it cannot be in "environment", whose values are in the fingerprint'
         yield document.problem(("environment", values["environment"].index(name)), message)
+    for index, port in enumerate(values.get("audit", {}).get("ports", ())):
+        if port > 65535:
+            message = f'"audit.ports[{index}]" must be a port (1 to 65535), not {port}'
+            yield document.problem(("audit", "ports", index), message)
     if "workdir" in values and not (folder / values["workdir"]).is_dir():
         yield document.problem(("workdir",), f'"workdir" names no folder: {values["workdir"]}')

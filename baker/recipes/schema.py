@@ -23,6 +23,35 @@ _GLOB: Schema = {
     "pattern": r"^(?![/~])(?!(.*/)?\.\.(/|$))(?!.*([^/]\*\*|\*\*[^/]))[^\n]+$",
     "title": "a path or glob inside the project, such as templates/**/*.j2",
 }
+AUDIT: Schema = {
+    "type": "object",
+    "title": "a table",
+    "additionalProperties": False,
+    "properties": {
+        "allow": {
+            "type": "array",
+            "items": {
+                "type": "string",
+                "pattern": r"^/(?!(.*/)?\.\.(/|$))(?!.*([^/]\*\*|\*\*[^/]))[^\n]*$",
+                "title": "an absolute path or glob, such as /srv/site/cache/**",
+            },
+            "title": "a list of absolute paths or globs",
+            "description": "What may change while a machine serves",
+        },
+        "ports": {
+            "type": "array",
+            "items": {
+                "type": "integer",
+                "exclusiveMinimum": 0,
+                "exclusiveMaximum": 65536,
+                "title": "a port (1 to 65535)",
+            },
+            "title": "a list of ports",
+            "description": "What may be listened on beyond what a fresh machine does",
+        },
+    },
+    "description": "What an audit of a deployed machine takes for no drift; never part of a fingerprint",
+}
 FROM: Schema = {
     "anyOf": [
         {"type": "string"},
@@ -76,6 +105,7 @@ RECIPE_SCHEMA: Schema = {
         "retries": RETRIES,
         "max_age": MAX_AGE,
         "data": DATA,
+        "audit": AUDIT,
         "targets": {
             "type": "object",
             "title": "a table",
