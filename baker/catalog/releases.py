@@ -198,7 +198,7 @@ def begin_release(
     lease = {
         "id": identity.make_bake_id(now=now.timestamp()),
         "image": image,
-        "owner": f"env:{environment}",
+        "owner": f"env:{environment}",  # see retention.ENVIRONMENT
         "actor": actor,
         "reason": f"release {number}",
         "created": now,
