@@ -11,6 +11,10 @@ RESOLVE := pip compile pyproject.toml - --universal --python-version 3.11 --extr
   --generate-hashes --no-header --quiet
 BUILD   := setuptools>=77
 
+# Whole modules, as most share what is made for them; the long ones are the first by name, and stay so.
+WORKERS  := 2
+PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog bench-plan bench-updates bench-aws-many survival aws-faults pins clean
 
@@ -33,11 +37,11 @@ bake: root setup ## Set up, bake every recipe, list the images, promote them to 
 	$(ROOT) $(BAKER) promote base:latest dev --yes
 	$(ROOT) $(BAKER) promote web:latest dev --yes
 
-test: setup-dev ## Set up and run the tests (as root also those that bake and boot)
-	@.venv/bin/python -m pytest -m "not slow"
+test: setup-dev ## Set up and run the tests (as root also those that bake and boot; WORKERS=N side by side)
+	@.venv/bin/python -m pytest $(PARALLEL) -m "not slow"
 
 test-all: setup-dev ## The same with the slow ones: every fault in every stage
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest $(PARALLEL)
 
 bench-local: root setup ## Measure local bakes against the floor and buildah (BENCH_JSON=FILE, BENCH_ROUNDS=N)
 	$(ROOT) env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) $(if $(BENCH_ROUNDS),BENCH_ROUNDS=$(BENCH_ROUNDS)) \

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,14 +14,22 @@ from pathlib import Path
 
 import pytest
 
+from baker.model import Bootstrap
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups
 from baker.providers.local.host import children_of, missing_tools
 from baker.providers.local.provider import LocalProvider
 from baker.settings import CI_ACTORS
+from baker.teardown import Teardown
 from tests.postgresql import catalog_url, new_url, postgresql, postgresql_url
 
 for variable in ("CI", *CI_ACTORS):  # baker is not to behave as in a CI because its tests run in one
     os.environ.pop(variable, None)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as of what a shell started with &
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # commands of tests inherit it
+
+WORKER = os.environ.get("PYTEST_XDIST_WORKER")
+"""Which of the processes that share the tests among them this is, if there are several."""
 
 __all__ = ["catalog_url", "new_url", "postgresql", "postgresql_url"]  # fixtures for every test
 
@@ -27,11 +38,59 @@ __all__ = ["catalog_url", "new_url", "postgresql", "postgresql_url"]  # fixtures
 def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One BAKER_HOME for the whole run: its bootstrap and packages are fetched once.
 
-    BAKER_TEST_HOME names one that outlives the run, for whoever works on baker.
+    BAKER_TEST_HOME names one that outlives the run, for whoever works on baker. Of workers that run side by
+    side each has its own, which begins with what one of them fetched: what a test leaves behind is told by
+    where it lies.
     """
     require_root()
     chosen = os.environ.get("BAKER_TEST_HOME")
-    return Path(chosen) if chosen else tmp_path_factory.mktemp("home")
+    if WORKER is None:
+        return Path(chosen) if chosen else tmp_path_factory.mktemp("home")
+    home = tmp_path_factory.mktemp("home")
+    seed = find_seed(tmp_path_factory)
+    with holding(seed, "bootstrap"):
+        make_bootstrap(seed)
+        for name in ("apt", "bootstraps", "layers"):
+            shutil.copytree(seed / "local" / name, home / "local" / name, symlinks=True)
+    return home
+
+
+@pytest.fixture(scope="session")
+def bodies_home(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for a lab with machines: there is what its instances start from, made once as well."""
+    from tests.lab.source_body import ensure_source
+
+    if WORKER is not None:
+        seed = find_seed(tmp_path_factory)
+        with holding(seed, "source"):
+            ensure_source(seed)
+            shutil.copytree(seed / "lab", shared_home / "lab", symlinks=True)
+    return shared_home
+
+
+def find_seed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The BAKER_HOME that workers copy from, and in which nobody tests."""
+    chosen = os.environ.get("BAKER_TEST_HOME")
+    seed = Path(chosen) if chosen else tmp_path_factory.getbasetemp().parent / "seed"
+    seed.mkdir(parents=True, exist_ok=True)
+    return seed
+
+
+@contextlib.contextmanager
+def holding(seed: Path, name: str) -> Iterator[None]:
+    """One worker at a time; the others find what it made."""
+    with (seed / f".{name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def make_bootstrap(home: Path) -> None:
+    provider = LocalProvider(home)
+    provider.check()
+    source = provider.resolve(Bootstrap(distribution="debian", suite="trixie"), None, {}, provider.arch)
+    teardown = Teardown("BOOTSTRAP", None)
+    provider._chain(source, teardown)
+    assert teardown.close() == []
 
 
 def require_root() -> None:

@@ -108,16 +108,16 @@ class Cloud:
 
 
 @pytest.fixture(scope="module")
-def cloud(shared_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def cloud(bodies_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     """base, web and a small recipe for both targets are baked. One run, at once as far as it goes."""
     from tests.lab.bodies import Bodies
 
     scratch = tmp_path_factory.mktemp("cloud")
     key = scratch / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    with running_lab(Bodies(shared_home)) as lab:
+    with running_lab(Bodies(bodies_home)) as lab:
         shipped = copy_shipped_project(scratch / "shipped", scratch / "home")
-        share_downloads(shared_home, shipped.home)
+        share_downloads(bodies_home, shipped.home)
         shipped.write("baker.toml", lab.settings + SETTINGS)
         shipped.environ.update(lab.environment)
         shipped.recipe("both", toml=BOTH, deploy=DEPLOY)

@@ -72,9 +72,9 @@ def test_guide_can_be_followed_word_for_word(guide: str, tmp_path: Path, shared_
 
 @pytest.mark.machine
 @pytest.mark.slow
-def test_guide_to_aws_can_be_followed_word_for_word_on_the_lab(tmp_path: Path, shared_home: Path) -> None:
-    with running_lab(Bodies(shared_home)) as lab:
-        said = follow_guide("baking-on-aws.md", tmp_path, shared_home, lab.environment)
+def test_guide_to_aws_can_be_followed_word_for_word_on_the_lab(tmp_path: Path, bodies_home: Path) -> None:
+    with running_lab(Bodies(bodies_home)) as lab:
+        said = follow_guide("baking-on-aws.md", tmp_path, bodies_home, lab.environment)
         held = "".join(lab.holdings())
     told = (
         "Not complete yet",

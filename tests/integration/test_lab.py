@@ -409,11 +409,11 @@ def wait_for_ssh(lab: Lab, address: str, login_key: str) -> None:
 @pytest.mark.machine
 @pytest.mark.usefixtures("nothing_left_behind")
 def test_instances_boot_their_image_with_cloud_init_and_an_image_is_what_its_instance_was(
-    shared_home: Path,
+    bodies_home: Path,
 ) -> None:
     host_key, login_key = make_key(), make_key()
     user_data = make_user_data(host_key, login_key)
-    with running_lab(Bodies(shared_home)) as lab:
+    with running_lab(Bodies(bodies_home)) as lab:
         ec2 = lab.client("ec2")
         first = launch(lab, UserData=user_data)
         with log_in(lab, first, login_key) as client:

@@ -48,7 +48,8 @@ def site(request: pytest.FixtureRequest, shared_home: Path) -> Iterator[Site]:
     from tests.lab import running_lab
     from tests.lab.bodies import Bodies
 
-    with running_lab(Bodies(shared_home)) as lab, pytest.MonkeyPatch.context() as patch:
+    bodies = Bodies(request.getfixturevalue("bodies_home"))
+    with running_lab(bodies) as lab, pytest.MonkeyPatch.context() as patch:
         for name, value in lab.environment.items():
             patch.setenv(name, value)
         home = request.getfixturevalue("tmp_path_factory").mktemp("aws-home")
