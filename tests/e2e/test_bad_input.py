@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from _pytest.mark.structures import ParameterSet
 
 from tests.e2e.project import BAKER, Project, make_project
 
@@ -38,6 +39,14 @@ def recipe(project: Project) -> Iterator[Path]:
     folder.rmdir()
 
 
+def choose_quick(cases: Mapping[str, tuple[str, list[str]]], *quick: str) -> list[ParameterSet]:
+    """Each bakes; what the configurer's own tests show as well is slow."""
+    return [
+        pytest.param(*case, id=name, marks=[] if name in quick else pytest.mark.slow)
+        for name, case in cases.items()
+    ]
+
+
 def assert_only_plain_is_registered(project: Project) -> None:
     assert {image["recipe"] for image in project.json("image", "ls")["images"]} == {"plain"}
     assert list((project.home / "local/machines").iterdir()) == []
@@ -52,10 +61,14 @@ def test_unknown_recipe_offers_the_nearest(project: Project) -> None:
 @pytest.mark.parametrize(
     ("toml", "said"),
     [
-        ('from = "plain"\ndescription = \n', "recipes/broken/recipe.toml:2"),
+        pytest.param(
+            'from = "plain"\ndescription = \n', "recipes/broken/recipe.toml:2", marks=pytest.mark.slow
+        ),
         ('from = "plain"\nsecret = ["X"]\n', 'recipes/broken/recipe.toml:2: unknown key "secret"'),
-        ('from = "plain"\ntimeout = []\n', "recipes/broken/recipe.toml:2: "),
-        ('from = "broken"\n', "recipes/broken/recipe.toml:1: "),
+        pytest.param(
+            'from = "plain"\ntimeout = []\n', "recipes/broken/recipe.toml:2: ", marks=pytest.mark.slow
+        ),
+        pytest.param('from = "broken"\n', "recipes/broken/recipe.toml:1: ", marks=pytest.mark.slow),
         ('from = "plaim"\n', 'did you mean "plain"?'),
     ],
     ids=["syntax", "unknown-key", "wrong-type", "cycle", "unknown-parent"],
@@ -98,7 +111,7 @@ DEPLOYS = {
 }
 
 
-@pytest.mark.parametrize(("deploy", "said"), DEPLOYS.values(), ids=DEPLOYS.keys())
+@pytest.mark.parametrize(("deploy", "said"), choose_quick(DEPLOYS, "exception", "failing-operation"))
 def test_failing_recipe_says_what_and_where(
     project: Project, recipe: Path, deploy: str, said: list[str]
 ) -> None:
@@ -119,7 +132,7 @@ IMAGE_TESTS = {
 }
 
 
-@pytest.mark.parametrize(("test", "said"), IMAGE_TESTS.values(), ids=IMAGE_TESTS.keys())
+@pytest.mark.parametrize(("test", "said"), choose_quick(IMAGE_TESTS, "failing"))
 def test_image_that_fails_its_tests_is_not_registered(
     project: Project, recipe: Path, test: str, said: list[str]
 ) -> None:

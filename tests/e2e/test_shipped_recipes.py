@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.project import Project, copy_shipped_project
+from tests.e2e.project import Project, copy_shipped_project, share_downloads
 
 pytestmark = [pytest.mark.machine, pytest.mark.usefixtures("nothing_left_behind")]
 
 
 @pytest.fixture(scope="module")
 def shipped(tmp_path_factory: pytest.TempPathFactory, shared_home: Path) -> Project:
-    """base:1 and web:1, baked into a home of their own from the shared packages."""
+    """base:1 and web:1, baked into a home of their own from the shared packages and bootstraps."""
     folder = tmp_path_factory.mktemp("shipped")
     project = copy_shipped_project(folder / "project", folder / "home")
-    seed_packages(shared_home, project.home)
+    share_downloads(shared_home, project.home)
     baked = project.bake()
     assert [(bake["outcome"], bake["image"]) for bake in baked] == [("baked", "base:1"), ("baked", "web:1")]
     seed_packages(project.home, shared_home)
