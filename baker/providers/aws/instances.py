@@ -275,15 +275,20 @@ def _address_of(described: Mapping[str, Any], options: Options) -> str | None:
 def read_console_tail(aws: AwsSession, region: str, instance_id: str) -> str:
     """The last lines of an instance's console, as far as AWS has them; never raises."""
     try:
-        answer = aws.ec2(region, "get_console_output", InstanceId=instance_id, Latest=True)
-    except CloudError:
-        try:  # not a Nitro instance: what was posted last
-            answer = aws.ec2(region, "get_console_output", InstanceId=instance_id)
-        except CloudError as error:
-            return f"its console cannot be read: {error}"
-    text = answer.get("Output") or ""  # botocore has decoded it
-    lines = [line for line in text.splitlines() if line.strip()]
+        lines = read_console(aws, region, instance_id)
+    except CloudError as error:
+        return f"its console cannot be read: {error}"
     return "\n".join(lines[-CONSOLE_LINES:]) or "its console is empty so far"
+
+
+def read_console(aws: AwsSession, region: str, instance_id: str) -> list[str]:
+    """The lines of an instance's console that are not blank, as far as AWS has them. Raises CloudError."""
+    try:
+        answer = aws.ec2(region, "get_console_output", InstanceId=instance_id, Latest=True)
+    except CloudError:  # not a Nitro instance: what was posted last
+        answer = aws.ec2(region, "get_console_output", InstanceId=instance_id)
+    text = answer.get("Output") or ""  # botocore has decoded it
+    return [line for line in text.splitlines() if line.strip()]
 
 
 # --- ending ---------------------------------------------------------------------------------------------

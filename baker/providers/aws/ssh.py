@@ -124,9 +124,12 @@ class SshConnection:
                 )
             else:
                 sock = _dial(access.address, access.port)  # type: ignore[assignment]
-            key = paramiko.Ed25519Key.from_private_key(io.StringIO(access.key.private))
             transport = _authenticate(
-                sock, f"{access.user}@{access.address}", access.user, [key], access.host_key
+                sock,
+                f"{access.user}@{access.address}",
+                access.user,
+                [read_private_key(access.key.private)],
+                access.host_key,
             )
         except (OSError, EOFError, SSHException) as error:
             if bastion is not None:
@@ -310,6 +313,20 @@ def _explain_wrong_key(where: str, kind: str, text: str) -> WrongHostKey:
         hint="Nothing was sent to it. Somebody else answers at this address, or cloud-init did not take the "
         "user data; the instance's console tells.",
     )
+
+
+def read_private_key(text: str) -> paramiko.PKey:
+    """Of any kind that EC2's key pairs have. Raises SSHException."""
+    if "BEGIN RSA" in text:
+        return paramiko.RSAKey.from_private_key(io.StringIO(text))
+    kinds = (paramiko.Ed25519Key, paramiko.RSAKey, paramiko.ECDSAKey)
+    failures: list[SSHException] = []
+    for kind in kinds:
+        try:
+            return kind.from_private_key(io.StringIO(text))
+        except SSHException as error:
+            failures.append(error)
+    raise failures[0]
 
 
 def _open_bastion(bastion: Bastion) -> paramiko.Transport:

@@ -62,16 +62,30 @@ def make_user_data(
         "bootcmd": [arm_deadline(deadline_seconds)],
         "ssh_authorized_keys": [authorized_key.strip()],
     }
-    forced = {
-        "ssh_deletekeys": True,
-        "ssh_keys": {
-            "ed25519_private": host_private_key.strip() + "\n",
-            "ed25519_public": host_public_key.strip() + "\n",
-        },
-    }
+    ours = [
+        _make_config_part(added, _ADDED),
+        _make_config_part(_give_host_key(host_private_key, host_public_key), _FORCED),
+    ]
+    return _pack(ours, extra, extra_name)
+
+
+def make_side_user_data(
+    host_private_key: str, host_public_key: str, extra: bytes | None, *, extra_name: str
+) -> bytes:
+    """What a machine of a deployment gets: a host key, and ``extra`` (its first boot). It serves until it is
+    replaced, and who may log in is said by its key pair. Raises as ``make_user_data`` does."""
+    ours = [_make_config_part(_give_host_key(host_private_key, host_public_key), _FORCED)]
+    return _pack(ours, extra, extra_name)
+
+
+def _give_host_key(private: str, public: str) -> dict[str, object]:
+    keys = {"ed25519_private": private.strip() + "\n", "ed25519_public": public.strip() + "\n"}
+    return {"ssh_deletekeys": True, "ssh_keys": keys}
+
+
+def _pack(ours: list[bytes], extra: bytes | None, extra_name: str) -> bytes:
     parts = [_make_extra_part(extra, extra_name)] if extra is not None and extra.strip() else []
-    parts += [_make_config_part(added, _ADDED), _make_config_part(forced, _FORCED)]
-    plain = _join_parts(parts)
+    plain = _join_parts([*parts, *ours])
     packed = plain if len(plain) <= MAX_BYTES else gzip.compress(plain, 9, mtime=0)
     if len(packed) > MAX_BYTES:
         raise SettingsError(
