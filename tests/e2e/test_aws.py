@@ -109,7 +109,7 @@ class Cloud:
 
 @pytest.fixture(scope="module")
 def cloud(bodies_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """base, web and a small recipe for both targets are baked. One run, at once as far as it goes."""
+    """A small recipe for both targets is baked."""
     from tests.lab.bodies import Bodies
 
     scratch = tmp_path_factory.mktemp("cloud")
@@ -126,8 +126,15 @@ def cloud(bodies_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
                 KeyName="own", PublicKeyMaterial=key.with_suffix(".pub").read_bytes()
             )
         shipped.run("bake", "both", "--target", "local")
-        shipped.run("bake", "web", "both", "--target", "aws", "--jobs", "2")
+        shipped.run("bake", "both", "--target", "aws")
         yield Cloud(lab=lab, shipped=shipped, home=shipped.home, key=key)
+
+
+@pytest.fixture(scope="module")
+def with_web(cloud: Cloud) -> Cloud:
+    """The shipped recipes base and web are baked as well."""
+    cloud.shipped.run("bake", "web", "--target", "aws")
+    return cloud
 
 
 def wait_for_call(lab: Lab, action: str, count: int, alive: Callable[[], bool]) -> None:
@@ -139,33 +146,42 @@ def wait_for_call(lab: Lab, action: str, count: int, alive: Callable[[], bool]) 
 # --- what was baked -------------------------------------------------------------------------------------
 
 
-def test_images_are_shared_tagged_deprecated_later_and_in_both_regions(cloud: Cloud) -> None:
+def test_image_is_shared_tagged_deprecated_later_and_in_both_regions(cloud: Cloud) -> None:
     assert cloud.temporary() == []
+    assert_is_distributed(cloud, "both")
+
+
+def assert_is_distributed(cloud: Cloud, recipe: str) -> None:
+    shown = cloud.shipped.json("image", "show", f"{recipe}:1")
+    [build] = [build for build in shown["builds"] if build["target"] == "aws"]
+    amis = {artifact["region"]: artifact["id"] for artifact in build["artifacts"]}
+    assert set(amis) == {REGION, COPY_REGION}
+    for region, ami in amis.items():
+        ec2 = cloud.lab.client("ec2", region)
+        [image] = ec2.describe_images(ImageIds=[ami])["Images"]
+        tags = {tag["Key"]: tag["Value"] for tag in image["Tags"]}
+        assert (tags["baker:recipe"], tags["baker:version"], tags["team"]) == (recipe, "1", "web")
+        assert image["ImdsSupport"] == "v2.0"
+        assert image["DeprecationTime"]
+        shared = ec2.describe_image_attribute(ImageId=ami, Attribute="launchPermission")
+        assert shared["LaunchPermissions"] == [{"UserId": "111122223333"}]
+
+
+@pytest.mark.slow
+def test_child_starts_from_the_ami_of_its_parent(with_web: Cloud) -> None:
+    cloud = with_web
     for recipe in ("base", "web"):
-        shown = cloud.shipped.json("image", "show", f"{recipe}:1")
-        [build] = shown["builds"]
-        amis = {artifact["region"]: artifact["id"] for artifact in build["artifacts"]}
-        assert set(amis) == {REGION, COPY_REGION}
-        for region, ami in amis.items():
-            ec2 = cloud.lab.client("ec2", region)
-            [image] = ec2.describe_images(ImageIds=[ami])["Images"]
-            tags = {tag["Key"]: tag["Value"] for tag in image["Tags"]}
-            assert (tags["baker:recipe"], tags["baker:version"], tags["team"]) == (recipe, "1", "web")
-            assert image["ImdsSupport"] == "v2.0"
-            assert image["DeprecationTime"]
-            shared = ec2.describe_image_attribute(ImageId=ami, Attribute="launchPermission")
-            assert shared["LaunchPermissions"] == [{"UserId": "111122223333"}]
-
-
-def test_child_starts_from_the_ami_of_its_parent(cloud: Cloud) -> None:
+        assert_is_distributed(cloud, recipe)
     [parent] = cloud.shipped.json("image", "show", "base:1")["builds"]
     ami = next(one["id"] for one in parent["artifacts"] if one["region"] == REGION)
     started = [call["ImageId"] for call in calls_of(cloud.lab, "RunInstances")]
     assert started.count(ami) == 2, "base's image tests, and web"
 
 
-def test_machines_of_the_final_image_have_what_the_recipe_made_and_nothing_of_ours(cloud: Cloud) -> None:
+@pytest.mark.slow
+def test_machines_of_the_final_image_have_what_the_recipe_made_and_nothing_of_ours(with_web: Cloud) -> None:
     """In both regions: two machines, so that what is alike in them was baked in."""
+    cloud = with_web
     [build] = cloud.shipped.json("image", "show", "web:1")["builds"]
     [record] = [
         one for one in cloud.shipped.json("status", "--last", "9")["finished"] if one["recipe"] == "web"
@@ -221,20 +237,22 @@ def test_one_version_holds_the_builds_of_both_targets_and_nothing_is_left_to_do(
     assert stores == {"local": [None], "aws": [REGION, COPY_REGION]}
     plan = cloud.shipped.json("plan", "both")["recipes"]
     assert {(entry["target"], entry["action"]) for entry in plan} == {("local", "skip"), ("aws", "skip")}
-    plan = cloud.shipped.json("plan", "--target", "aws")["recipes"]
-    assert {entry["action"] for entry in plan} == {"skip"}
 
 
-def test_bake_of_what_is_unchanged_asks_for_little(cloud: Cloud) -> None:
+@pytest.mark.slow
+def test_bake_of_what_is_unchanged_asks_for_little(with_web: Cloud) -> None:
+    cloud = with_web
     cloud.lab.forget_calls()
     done = cloud.shipped.bake("web", "--target", "aws")
     assert {one["outcome"] for one in done} == {"unchanged"}
     assert len(cloud.lab.calls) == 2, "the source, and which AMIs are there"
+    plan = cloud.shipped.json("plan", "--target", "aws")["recipes"]
+    assert {entry["action"] for entry in plan} == {"skip"}
 
 
 def test_command_is_run_in_a_throwaway_instance(cloud: Cloud) -> None:
-    script = "echo $(cat /etc/hostname); test -d /srv/site; exit 7"
-    done = cloud.shipped.run("run", "web:1", "--target", "aws", "--", "sh", "-c", script, status=7)
+    script = "echo $(cat /etc/hostname); test -d /srv/made; exit 7"
+    done = cloud.shipped.run("run", "both:1", "--target", "aws", "--", "sh", "-c", script, status=7)
     assert done.stdout.strip()
     assert cloud.temporary() == []
 
