@@ -21,7 +21,6 @@ from tests.mirror import Mirror, serving_mirror
 pytestmark = pytest.mark.machine
 
 REDUCED = {
-    ("configure", "closed terminal"),
     ("capture", "full disk"),
     ("register", "kill -9"),
 }
