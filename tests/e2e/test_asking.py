@@ -29,7 +29,8 @@ ARTIFACT = make_digest("web 2")
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose catalog has base:1, then web:1 and web:2 upon it, then base:2."""
-    project = make_project(tmp_path_factory.mktemp("asking"), tmp_path_factory.mktemp("home"))
+    folder, home = (tmp_path_factory.mktemp(name) for name in ("asking", "home"))
+    project = make_project(folder, home, in_process=True)
     below = make_layer(make_file("/etc/passwd", "root"), make_file("/etc/motd", "hello"))
     with Catalog.open(f"sqlite:///{project.home}/catalog.db", actor="ann") as catalog:
         base = make_image(catalog, "base", layers=[below], packages=[make_package("openssl", "3.0.14-1")])

@@ -19,7 +19,7 @@ RULES = "[retention]\nkeep_last = 1\n"
 def project(tmp_path: Path) -> Project:
     """Its catalog holds base:1, upon it web:1 to web:3, of which prod is the second, and base:2."""
     require_root()
-    project = make_project(tmp_path / "project", tmp_path / "home")
+    project = make_project(tmp_path / "project", tmp_path / "home", in_process=True)
     for recipe in ("base", "web"):
         project.recipe(recipe)
     provider = make_store(project.home)
