@@ -43,6 +43,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_preview_is_shown_promoted_by_hand_and_removed_when_it_is_over(project: Project) -> None:
+    project.in_process = True
     provider = make_store(project.home)
     with Catalog.open(f"sqlite:///{project.home}/catalog.db", actor="ann") as catalog:
         store_image(catalog, provider)
