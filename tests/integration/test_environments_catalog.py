@@ -418,7 +418,7 @@ def test_image_of_a_release_is_not_pruned_before_the_release_has_ended(catalog: 
 
 def test_prune_and_deployment_at_once_never_leave_a_release_on_a_deleted_image(catalog: Catalog) -> None:
     images = [make_image(catalog) for _ in range(13)][:-1]
-    turn = threading.Barrier(2)
+    turn = threading.Barrier(2, timeout=60)  # one that fails does not keep the other for ever
     refusals: list[str] = []
 
     def deploy(catalog: Catalog) -> list[bool]:
