@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import http.client
 import os
 import queue
 import select
@@ -33,6 +34,7 @@ NEW_HOST_KEY = (
     "cloud-init status --wait >/dev/null; rm -f /etc/ssh/ssh_host_*; ssh-keygen -qA && systemctl restart ssh"
 )
 CLOUD_INIT_OUTPUT = "var/log/cloud-init-output.log"
+PROBE_SECONDS = 1.0
 JOURNAL = ("journalctl", "--boot", "--lines=200", "--no-pager", "--output=short-monotonic")
 
 
@@ -302,6 +304,19 @@ class Bodies:
 
     def forget(self, image: str) -> None:
         self._images.pop(image, None)
+
+    def probe(self, instance: str, address: str, port: int, path: str) -> int | str:
+        del instance
+        connection = http.client.HTTPConnection(address, port, timeout=PROBE_SECONDS)
+        try:
+            connection.request("GET", path, headers={"User-Agent": "ELB-HealthChecker/2.0"})
+            return connection.getresponse().status
+        except TimeoutError:
+            return "Request timed out"
+        except (OSError, http.client.HTTPException):
+            return "Health checks failed"
+        finally:
+            connection.close()
 
     def console(self, instance: str) -> str:
         return self._bodies[instance].read_console()

@@ -48,12 +48,15 @@ class SshServer:
 class Bodiless:
     """See ``Fleet``. ``answers`` are asked first to last for each command; without one it exits 0, silent.
 
-    ``commands`` are those that were run: (instance, command).
+    ``commands`` are those that were run: (instance, command). ``sick`` ones answer the load balancer with
+    this status, or not at all for the reason that is given; ``sickness`` is what all others do.
     """
 
     def __init__(self, *answers: Answer) -> None:
         self.answers: list[Answer] = list(answers)
         self.commands: list[tuple[str, str]] = []
+        self.sick: dict[str, int | str] = {}
+        self.sickness: int | str | None = None
         self.ssh_port = random.randint(20000, 29999)  # none that the kernel hands out
         self.ssh_user = "admin"
         self._addresses = itertools.count(1)
@@ -120,6 +123,10 @@ class Bodiless:
 
     def forget(self, image: str) -> None:
         pass
+
+    def probe(self, instance: str, address: str, port: int, path: str) -> int | str:
+        del address, port, path
+        return self.sick.get(instance, self.sickness or 200)
 
     def console(self, instance: str) -> str:
         return f"cloud-init: this is the console of {instance}\n{instance} login: "

@@ -46,6 +46,8 @@ KMS_USE = frozenset(
     }
 )
 """What EBS needs of a customer's key: launching with it, and copying to it (EBS guide, "Requirements")."""
+LAUNCHING = frozenset({"autoscaling:CreateOrUpdateTags", "ec2:CreateTags", "ec2:RunInstances"})
+"""What Auto Scaling asks of whoever gives it a launch template ("Control launch template usage")."""
 FREE = frozenset({"sts:GetCallerIdentity"})
 """Needs no permission."""
 
@@ -63,6 +65,14 @@ def permissions_of(call: Call) -> set[str]:
             needed |= KMS_USE
         if str(call.params.get("ImageId", "")).startswith("resolve:ssm:"):
             needed.add("ssm:GetParameters")
+    if call.service == "elasticloadbalancing" and call.params.get("Tags"):
+        needed.add("elasticloadbalancing:AddTags")
+    if call.service == "autoscaling" and call.action == "CreateAutoScalingGroup":
+        needed |= LAUNCHING
+    if call.action == "CreateLaunchTemplateVersion" and call.params["LaunchTemplateData"].get(
+        "IamInstanceProfile"
+    ):
+        needed.add("iam:PassRole")  # asked for when a group is to launch from it
     if call.action in ("CopyImage", "CopySnapshot") and call.params.get("KmsKeyId"):
         needed |= KMS_USE
     if call.action == "CopyImage" and call.params.get("CopyImageTags"):

@@ -62,6 +62,9 @@ class Fleet(Protocol):
     def forget(self, image: str) -> None:
         """The image is gone."""
 
+    def probe(self, instance: str, address: str, port: int, path: str) -> int | str:
+        """The status that the instance's service answers by HTTP, or why there is none. May take a second."""
+
     def console(self, instance: str) -> str:
         """What was printed while it booted."""
 

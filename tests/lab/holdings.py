@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from moto.autoscaling.models import autoscaling_backends
 from moto.ec2.models import ec2_backends
+from moto.elbv2.models import elbv2_backends
 from moto.ssm.models import ssm_backends
 
 from tests.lab.instances import GONE
@@ -23,7 +25,24 @@ def list_holdings(region: str | None = None) -> list[str]:
         for name, backend in list(account.items()):
             if region in (None, name):
                 found += [f"{name} {line}" for line in list_parameters(backend)]
+    for account in list(autoscaling_backends.values()):
+        for name, backend in list(account.items()):
+            if region in (None, name):
+                found += [f"{name} scaling-group {group}" for group in list(backend.autoscaling_groups)]
+    for account in list(elbv2_backends.values()):
+        for name, backend in list(account.items()):
+            if region in (None, name):
+                found += [f"{name} {line}" for line in list_balancing(backend)]
     return sorted(found)
+
+
+def list_balancing(backend: Any) -> Iterator[str]:
+    for group in list(backend.target_groups.values()):
+        yield f"target-group {group.name}"
+    for balancer in list(backend.load_balancers.values()):
+        yield f"load-balancer {balancer.name}"
+        for listener in balancer.listeners.values():
+            yield from (f"rule {rule.priority}" for rule in listener.rules.values() if not rule.is_default)
 
 
 def list_ec2(backend: Any) -> Iterator[str]:

@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from moto.ec2.models.amis import Ami
 from moto.ec2.models.instance_types import INSTANCE_TYPES
 from moto.ec2.models.instances import Instance, StateReason
 
-from tests.lab.faults import Faults
+from tests.lab.faults import Faults, InstanceFault
 from tests.lab.fleet import Fleet, Launch
 from tests.lab.images import describe_mappings, require_usable
 from tests.lab.lookup import find_instance, require_instance
@@ -71,18 +72,7 @@ class Instances:
         params, image_id = request.params, request.params.get("ImageId")
         if not image_id:
             return {}
-        image = require_usable(request.backend, image_id)
-        instance_type = params.get("InstanceType", "m1.small")
-        known = INSTANCE_TYPES.get(instance_type)
-        if known is None:
-            raise AwsError("InvalidParameterValue", f"Invalid value '{instance_type}' for InstanceType.")
-        archs = known.get("ProcessorInfo", {}).get("SupportedArchitectures", ["x86_64"])
-        if image.architecture not in archs:
-            raise AwsError(
-                "InvalidParameterValue",
-                f"The architecture '{','.join(archs)}' of the specified instance type does not match the "
-                f"architecture '{image.architecture}' of the specified AMI.",
-            )
+        image = require_launchable(request.backend, image_id, params.get("InstanceType", "m1.small"))
         changed = complete_mappings(request.form, params, describe_mappings(image))
         if image.lab.imds_support == "v2.0" and "HttpTokens" not in params.get("MetadataOptions", {}):
             changed["MetadataOptions.HttpTokens"] = "required"
@@ -95,10 +85,18 @@ class Instances:
             if fault.kind != "spot-interruption" or instance.lifecycle == "spot"
         )
         self._set_volumes(request, instance)
+        self._start(request.backend, instance, faults)
+
+    def adopt(self, backend: Any, instance: Instance) -> None:
+        """Have one that was made by another service boot."""
+        faults = tuple(fault for fault in self._faults.strike_instance() if fault.kind != "spot-interruption")
+        self._start(backend, instance, faults)
+
+    def _start(self, backend: Any, instance: Instance, faults: tuple[InstanceFault, ...]) -> None:
         instance.lab_public = bool(instance.nics[0].public_ip_auto_assign)
         instance.lab_address = self._fleet.claim_address()
         instance.lab_faults = faults
-        self._boot(request.backend, instance)
+        self._boot(backend, instance)
 
     def _boot(self, backend: Any, instance: Instance) -> None:
         set_state(instance, "pending")
@@ -217,13 +215,16 @@ class Instances:
         return self._change(request, change, "StartingInstances")
 
     def terminate(self, request: Request, _forward: Forward) -> Response:
-        def change(instance: Instance) -> None:
-            if instance.state not in GONE:
-                request.backend.terminate_instances([instance.id])
-                self._fleet.terminate(instance.id)
-                self._later_gone(instance)
+        return self._change(
+            request, lambda instance: self.end(request.backend, instance), "TerminatingInstances"
+        )
 
-        return self._change(request, change, "TerminatingInstances")
+    def end(self, backend: Any, instance: Instance) -> None:
+        """Terminate it. Idempotent."""
+        if instance.state not in GONE:
+            backend.terminate_instances([instance.id])
+            self._fleet.terminate(instance.id)
+            self._later_gone(instance)
 
     def _change(self, request: Request, change: Callable[[Instance], None], answer: str) -> Response:
         """All of the instances or, if one is not there, none."""
@@ -270,6 +271,21 @@ class Instances:
         self._boot(backend, instance)
         set_state(instance, "running")
         set_addresses(instance, public=instance.lab_public)
+
+
+def require_launchable(backend: Any, image_id: str, instance_type: str) -> Ami:
+    image = require_usable(backend, image_id)
+    known = INSTANCE_TYPES.get(instance_type)
+    if known is None:
+        raise AwsError("InvalidParameterValue", f"Invalid value '{instance_type}' for InstanceType.")
+    archs = known.get("ProcessorInfo", {}).get("SupportedArchitectures", ["x86_64"])
+    if image.architecture not in archs:
+        raise AwsError(
+            "InvalidParameterValue",
+            f"The architecture '{','.join(archs)}' of the specified instance type does not match the "
+            f"architecture '{image.architecture}' of the specified AMI.",
+        )
+    return image
 
 
 def complete_mappings(

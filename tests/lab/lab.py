@@ -13,12 +13,15 @@ from typing import Any
 import boto3
 from botocore.config import Config
 from moto import backends
+from moto.autoscaling.models import FakeAutoScalingGroup
 from moto.core.base_backend import BackendDict
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.core import TaggedEC2Resource
 from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE, get_prefix
 
 from tests.lab import stock
+from tests.lab.balancer import Balancer, serving
+from tests.lab.balancing import Balancing
 from tests.lab.bodiless import Bodiless
 from tests.lab.calls import Call, permissions
 from tests.lab.describing import describe_images, describe_snapshots
@@ -29,7 +32,9 @@ from tests.lab.holdings import list_holdings
 from tests.lab.images import Images
 from tests.lab.instances import Instances
 from tests.lab.lookup import require_instance
+from tests.lab.scaling import Scaling, note_capacity
 from tests.lab.server import OBSERVER, Endpoint
+from tests.lab.templates import Templates
 from tests.lab.transitions import Latency, Transitions
 from tests.lab.wire import Request
 
@@ -49,6 +54,9 @@ class Lab:
         self._transitions = Transitions(clock)
         self._instances = Instances(fleet, self._transitions, latency, self.faults)
         instances = self._instances
+        self._balancing = Balancing(fleet, self._lock)
+        self.scaling = Scaling(instances, self._balancing, clock)
+        templates = Templates()
         images = Images(fleet, self._transitions, latency, self.faults, instances.boot_again)
         answers = {
             "RunInstances": instances.run,
@@ -66,9 +74,22 @@ class Lab:
             "DescribeImages": describe_images,
             "DescribeSnapshots": describe_snapshots,
             "DeleteSecurityGroup": delete_group,
+            "CreateLaunchTemplate": templates.create,
+            "CreateLaunchTemplateVersion": templates.create,
+            "DeleteLaunchTemplateVersions": templates.delete_versions,
+            "DescribeLaunchTemplateVersions": templates.describe_versions,
+        }
+        services = {
+            "ec2": answers,
+            "autoscaling": self.scaling.answers,
+            "elasticloadbalancing": self._balancing.answers,
         }
         self._endpoint = Endpoint(
-            answers={f"ec2:{action}": answer for action, answer in answers.items()},
+            answers={
+                f"{service}:{action}": answer
+                for service, known in services.items()
+                for action, answer in known.items()
+            },
             before=self._prepare,
             faults=self.faults,
             latency=latency.call,
@@ -76,13 +97,15 @@ class Lab:
         )
 
     def _prepare(self, request: Request) -> None:
-        if request.service in ("ec2", "ssm"):
+        if request.service in ("ec2", "ssm", "autoscaling"):
             stock.fill(request.backend)
         self._settle()
 
     def _settle(self) -> None:
         self._transitions.settle()
         self._instances.settle([backend for account in ec2_backends.values() for backend in account.values()])
+        self.scaling.settle()
+        self._balancing.settle()
 
     @contextmanager
     def endpoint_open(self) -> Iterator[Lab]:
@@ -90,6 +113,7 @@ class Lab:
             yield self
         finally:
             self._endpoint.close()
+            self._balancing.close()
 
     # --- reaching it ------------------------------------------------------------------------------
 
@@ -178,6 +202,12 @@ class Lab:
             backend = self._backend(region)
             self._instances.switch_off(backend, require_instance(backend, instance))
 
+    @contextmanager
+    def balancer(self, listener: str) -> Iterator[str]:
+        """The URL at which a load balancer's listener (its ARN) is reached, within."""
+        with serving(Balancer(listener, self._balancing, self._lock)) as url:
+            yield url
+
     def _backend(self, region: str | None) -> Any:
         return ec2_backends["123456789012"][region or self.region]
 
@@ -226,13 +256,15 @@ _running = threading.Lock()
 @contextmanager
 def moto_as_needed() -> Iterator[None]:
     """moto empty, without its own stock of images, and quicker: for one resource's tags it searches all tags,
-    for one call it lists its own folders.
+    for one call it lists its own folders. Its Auto Scaling groups launch nothing by themselves: the lab does.
     """
     tags, modules = TaggedEC2Resource.get_tags, backends.list_of_moto_modules
     variable = "MOTO_EC2_LOAD_DEFAULT_AMIS"
     before = os.environ.get(variable)
     os.environ[variable] = "false"
     TaggedEC2Resource.get_tags = get_tags  # type: ignore[method-assign]
+    set_capacity = FakeAutoScalingGroup.set_desired_capacity
+    FakeAutoScalingGroup.set_desired_capacity = note_capacity  # type: ignore[method-assign]
     known = frozenset(modules())
     backends.list_of_moto_modules = lambda: known
     BackendDict.reset()
@@ -241,6 +273,7 @@ def moto_as_needed() -> Iterator[None]:
     finally:
         BackendDict.reset()
         backends.list_of_moto_modules = modules
+        FakeAutoScalingGroup.set_desired_capacity = set_capacity  # type: ignore[method-assign]
         TaggedEC2Resource.get_tags = tags  # type: ignore[method-assign]
         os.environ.pop(variable)
         if before is not None:

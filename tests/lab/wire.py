@@ -20,6 +20,9 @@ from moto.ec2.models import ec2_backends
 from moto.ec2.responses._base_response import EC2BaseResponse
 from moto.iam.models import get_account_id_from
 
+MODELS = {"elasticloadbalancing": "elbv2"}
+"""Services that are signed, and allowed, by another name than boto3's."""
+
 Environment = dict[str, Any]
 Application = Callable[[Environment, Callable[..., Any]], Any]
 
@@ -97,7 +100,7 @@ def read_request(environ: Environment) -> Request | None:
 
 def parse_params(service: str, action: str, raw: MotoRequest) -> tuple[str, Mapping[str, Any]]:
     try:
-        model = get_service_model(service)
+        model = get_service_model(MODELS.get(service, service))
         protocol = determine_request_protocol(model, raw.content_type)
         parser = PROTOCOL_PARSERS[protocol](model.operation_model(action), map_type=dict)
     except (OperationNotFoundError, NotImplementedError, KeyError, ValueError):
@@ -151,8 +154,9 @@ def write_result(request: Request, result: Any, *, as_it_is: bool = False) -> Re
     transformers = dict(EC2BaseResponse.RESPONSE_KEY_PATH_TO_TRANSFORMER) if request.service == "ec2" else {}
     if as_it_is:
         del transformers["RunInstances.Reservation.Instances.Instance.State"]
-    model = get_service_model(request.service)
-    serializer = get_serializer_class(request.service, request.protocol)(
+    name = MODELS.get(request.service, request.service)
+    model = get_service_model(name)
+    serializer = get_serializer_class(name, request.protocol)(
         operation_model=model.operation_model(request.action),
         pretty_print=False,
         value_picker=XFormedAttributePicker(response_transformers=transformers),

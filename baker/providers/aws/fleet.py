@@ -74,8 +74,8 @@ FACTS = MachineFacts(
 
 
 class AwsFleet:
-    """See ``baker.deploy.fleet.Fleet``. ``settings`` is [aws] of baker.toml, ``project`` where ``key_file`` is
-    looked for. Makes no call before it is asked for something.
+    """See ``baker.deploy.fleet.Fleet``. ``settings`` is [aws] of baker.toml, ``project`` where ``key_file``
+    is looked for. Makes no call before it is asked for something.
 
     Where an environment is, and how its machines are reached, is remembered in BAKER_HOME by ``start``; who
     has another BAKER_HOME finds it in the region of ``settings``.

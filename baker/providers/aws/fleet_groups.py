@@ -270,7 +270,7 @@ def end_machines(aws: AwsSession, group: Group, names: Collection[str]) -> None:
                 ShouldDecrementDesiredCapacity=True,
             )
         except Refused as error:
-            if error.code != "ValidationError":  # it has gone meanwhile, or is going
+            if "not found" not in str(error).lower():  # it has gone meanwhile, or is going
                 raise
 
 
