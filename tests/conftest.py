@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import signal
@@ -50,8 +51,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     seed = find_seed(tmp_path_factory)
     with holding(seed, "bootstrap"):
         make_bootstrap(seed)
-        for name in ("apt", "bootstraps", "layers"):
-            shutil.copytree(seed / "local" / name, home / "local" / name, symlinks=True)
+        copy_bootstraps(seed / "local", home / "local")
     return home
 
 
@@ -82,6 +82,17 @@ def holding(seed: Path, name: str) -> Iterator[None]:
     with (seed / f".{name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def copy_bootstraps(seed: Path, store: Path) -> None:
+    """With the packages that they were made of, and no other layer: a home that is kept has many."""
+    for name in ("apt", "bootstraps"):
+        shutil.copytree(seed / name, store / name, symlinks=True)
+    (store / "layers").mkdir()
+    for made in (store / "bootstraps").glob("*.json"):
+        for digest in json.loads(made.read_text())["layers"]:
+            for file in (seed / "layers").glob(f"{digest.removeprefix('sha256:')}.*"):
+                shutil.copy2(file, store / "layers" / file.name)
 
 
 def make_bootstrap(home: Path) -> None:
