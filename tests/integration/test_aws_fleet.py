@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -14,10 +15,12 @@ from baker import identity
 from baker.deploy.environment import Environment, FirstBootFile, Health, Rollout
 from baker.deploy.fleet import Traffic
 from baker.deploy.side import FirstBoot, Side
-from baker.errors import BadReference, CloudError, ConflictError, EnvironmentFileError, MachineError
+from baker.errors import BadReference, ConflictError, EnvironmentFileError, MachineError
 from baker.model import Artifact, Reference
 from baker.providers.aws.fleet import AwsFleet
-from tests.aws import calls_of, few_attempts, read_tags
+from baker.providers.aws.policy import MAX_CHARACTERS, count_characters
+from tests.aws import ACCOUNT, NEWEST, calls_of, make_table, read_tags
+from tests.integration.test_aws_policy import list_actions, print_policy, write_project
 from tests.lab import Fault, Lab
 
 WEB = Environment(
@@ -327,12 +330,8 @@ def test_where_the_new_one_does_not_become_healthy_the_old_one_stays(
 def test_a_replacement_that_was_killed_does_not_make_the_side_larger(site: Site) -> None:
     site.serve(1)
     old, _ = site.names(1)
-    site.lab.faults.add(kill("UpdateAutoScalingGroup"))
-    with few_attempts(1), pytest.raises(CloudError):
-        AwsFleet(site.fleet._home, {"region": site.lab.region}, actor="ann").replace(
-            "demo", [old], time.sleep
-        )
-    site.lab.faults.clear()
+    with pytest.raises(Killed):
+        dying(site, "UpdateAutoScalingGroup").replace("demo", [old], time.sleep)
 
     assert site.fleet.size("demo", 1) == 2
     site.fleet.replace("demo", [old], time.sleep)
@@ -361,9 +360,32 @@ REMOVING = (
 )
 
 
-def kill(action: str) -> Fault:
-    """The call is done, and nobody hears of it."""
-    return Fault(action=action, kind="lose")
+class Killed(BaseException):
+    pass
+
+
+def dying(site: Site, action: str) -> AwsFleet:
+    """Another process, which dies when a call of this action is done: it makes no other."""
+    fleet = fresh(site)
+    call, pages = fleet.aws.call, fleet.aws.pages
+    dead: list[str] = []
+
+    def call_and_die(service: str, region: str, operation: str, **parameters: Any) -> Any:
+        if dead:
+            raise Killed
+        answer = call(service, region, operation, **parameters)
+        if operation.replace("_", "") == action.lower():
+            dead.append(operation)
+            raise Killed
+        return answer
+
+    def list_and_die(service: str, region: str, operation: str, key: str, **parameters: Any) -> Any:
+        if dead:
+            raise Killed
+        return pages(service, region, operation, key, **parameters)
+
+    fleet.aws.call, fleet.aws.pages = call_and_die, list_and_die  # type: ignore[method-assign]
+    return fleet
 
 
 @pytest.mark.parametrize("kind", ["lose", "throttle", "error"])
@@ -383,10 +405,8 @@ def test_calls_that_are_lost_or_throttled_make_everything_once(site: Site, kind:
 
 @pytest.mark.parametrize("action", MAKING)
 def test_a_start_that_was_killed_goes_on_in_another_process(site: Site, action: str) -> None:
-    site.lab.faults.add(kill(action))
-    with few_attempts(1), pytest.raises(CloudError):
-        fresh(site).start(site.side(1), 2, time.sleep)
-    site.lab.faults.clear()
+    with pytest.raises(Killed):
+        dying(site, action).start(site.side(1), 2, time.sleep)
 
     fresh(site).start(site.side(1), 2, time.sleep)
 
@@ -397,10 +417,8 @@ def test_a_start_that_was_killed_goes_on_in_another_process(site: Site, action: 
 
 @pytest.mark.parametrize("action", MAKING)
 def test_a_start_that_was_killed_is_removed_by_another_process(site: Site, action: str) -> None:
-    site.lab.faults.add(kill(action))
-    with few_attempts(1), pytest.raises(CloudError):
-        fresh(site).start(site.side(1), 2, time.sleep)
-    site.lab.faults.clear()
+    with pytest.raises(Killed):
+        dying(site, action).start(site.side(1), 2, time.sleep)
 
     assert "demo" in site.fleet.sides()
     fresh(site).remove("demo", 1, time.sleep)
@@ -412,10 +430,8 @@ def test_a_start_that_was_killed_is_removed_by_another_process(site: Site, actio
 def test_a_removal_that_was_killed_goes_on_in_another_process(site: Site, action: str) -> None:
     site.serve(1)
     site.shift({})
-    site.lab.faults.add(kill(action))
-    with few_attempts(1), pytest.raises(CloudError):
-        remove_and_dismantle(fresh(site))
-    site.lab.faults.clear()
+    with pytest.raises(Killed):
+        remove_and_dismantle(dying(site, action))
 
     if fresh(site).sides().get("demo"):
         fresh(site).remove("demo", 1, time.sleep)
@@ -567,3 +583,60 @@ def test_without_a_key_the_log_is_the_console_and_nothing_is_observed(site: Site
     with pytest.raises(BadReference, match="no machine i-0"):
         site.fleet.log("demo", "i-0123456789abcdef0")
     site.remove_all(1)
+
+
+# --- rights -----------------------------------------------------------------------------------------------
+
+
+def test_the_policy_for_deployments_is_what_is_called_and_no_action_more(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = {**make_table(site.lab), "instance_profile": "server"}
+    site.lab.client("iam").create_instance_profile(InstanceProfileName="server")
+    project = write_project(tmp_path / "project", table, NEWEST)
+    (project / "environments").mkdir()
+    (project / "environments" / "demo.toml").write_text(
+        'recipe = "base"\ntarget = "aws"\n[aws]\nload_balancer = "front"\nvpc = "vpc-0123abcd"\n'
+    )
+    statements = print_policy(project, "--deploy", "--account", ACCOUNT)
+    ec2 = site.lab.client("ec2")
+    group = ec2.create_security_group(GroupName="ours", Description="x")["GroupId"]
+    vpc = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["VpcId"]
+    ec2.create_tags(Resources=[vpc], Tags=[{"Key": "Name", "Value": "shop"}])
+    site.settings = {
+        **site.settings,
+        "instance_profile": "server",
+        "vpc": {"Name": "shop"},
+        "subnets": site.subnets,
+        "security_groups": [group],
+        "key_name": ec2.create_key_pair(KeyName="ours")["KeyName"],
+    }
+    site.lab.forget_calls()
+
+    do_everything(site, monkeypatch)
+
+    assert site.lab.permissions() == list_actions(statements)
+    assert count_characters({"Version": "2012-10-17", "Statement": statements}) < MAX_CHARACTERS
+    for call in site.lab.calls:
+        mine = [one for one in statements if f"{call.service}:{call.action}" in one["Action"]]
+        for statement in mine:
+            if "aws:RequestTag/baker:environment" in statement.get("Condition", {}).get("Null", {}):
+                assert '"baker:environment"' in json.dumps(call.params, default=str), call
+
+
+def do_everything(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment that goes well, one whose machines do not come, and what becomes of them."""
+    site.fleet.check(site.environment)
+    site.serve(1)
+    site.fleet.replace("demo", site.names(1)[:1], time.sleep)
+    site.fleet.log("demo", site.names(1)[0])
+    site.lab.scaling.refusal = "none now"
+    with monkeypatch.context() as patch:
+        patch.setattr("baker.providers.aws.fleet_groups.LOOK_SECONDS", 0.0)
+        patch.setattr("baker.providers.aws.fleet_groups.GIVE_UP_SECONDS", 0.0)
+        with pytest.raises(MachineError):
+            site.start(2)
+    site.lab.scaling.refusal = None
+    site.settings = {**site.settings, "priority": 7}
+    site.shift({1: 100})
+    site.remove_all(1, 2)
