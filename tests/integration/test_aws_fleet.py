@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +21,11 @@ from baker.errors import BadReference, ConflictError, EnvironmentFileError, Mach
 from baker.model import Artifact, Reference
 from baker.providers.aws.fleet import AwsFleet
 from baker.providers.aws.policy import MAX_CHARACTERS, count_characters
-from tests.aws import ACCOUNT, NEWEST, calls_of, make_table, read_tags
+from baker.providers.aws.ssh import KeyPair
+from tests.aws import ACCOUNT, NEWEST, calls_of, make_table, quick_lab, read_tags
 from tests.integration.test_aws_policy import list_actions, print_policy, write_project
 from tests.lab import Fault, Lab
+from tests.lab.bodies import Bodies
 
 WEB = Environment(
     name="demo",
@@ -146,18 +150,21 @@ def make_balancer(lab: Lab, name: str = "front", port: int = 80) -> tuple[str, l
     return listener["ListenerArn"], subnets
 
 
-@pytest.fixture
-def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
+def make_site(lab: Lab, folder: Path) -> Site:
     listener, subnets = make_balancer(lab)
-    settings = {"region": lab.region, "ssh_port": lab.ssh_port, "load_balancer": "front"}
-    made = Site(
+    return Site(
         lab=lab,
-        fleet=AwsFleet(tmp_path / "home", {"region": lab.region}, actor="ann", project=tmp_path),
+        fleet=AwsFleet(folder / "home", {"region": lab.region}, actor="ann", project=folder),
         listener=listener,
         subnets=subnets,
         account=identity.make_bake_id()[-10:],
-        settings=settings,
+        settings={"region": lab.region, "ssh_port": lab.ssh_port, "load_balancer": "front"},
     )
+
+
+@pytest.fixture
+def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
+    made = make_site(lab, tmp_path)
     yield made
     lab.faults.clear()
     lab.fleet.sick.clear()  # type: ignore[attr-defined]
@@ -640,3 +647,93 @@ def do_everything(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.settings = {**site.settings, "priority": 7}
     site.shift({1: 100})
     site.remove_all(1, 2)
+
+
+# --- with machines ----------------------------------------------------------------------------------------
+
+SERVICE = FirstBoot(
+    template="templates/first-boot/web.yaml.j2",
+    text="#cloud-config\n"
+    "write_files:\n"
+    "  - path: /srv/index.html\n"
+    "    content: {{ data.said | yaml }}\n"
+    "  - path: /srv/who\n"
+    "    content: {{ machine.name | yaml }}\n"
+    "runcmd:\n"
+    "  - [systemd-run, --unit=web, python3, -m, http.server, '{{ port }}', --directory, /srv]\n",
+    data={},
+    secrets={},
+)
+
+
+class Load:
+    """Requests without a pause, from a few users; ``answers`` are what they got, ``failures`` what they did
+    not."""
+
+    def __init__(self, url: str, users: int = 3) -> None:
+        self.answers: list[str] = []
+        self.failures: list[str] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(url,)) for _ in range(users)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, url: str) -> None:
+        while not self._stop.is_set():
+            try:
+                self.answers.append(fetch(url))
+            except OSError as error:
+                self.failures.append(str(error))
+
+
+def fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+@pytest.mark.machine
+@pytest.mark.slow
+@pytest.mark.usefixtures("nothing_left_behind")
+def test_real_machines_serve_and_hand_over_without_a_failed_request(
+    bodies_home: Path, tmp_path: Path
+) -> None:
+    with quick_lab(Bodies(bodies_home), answered=False) as lab:
+        site = make_site(lab, tmp_path)
+        key = KeyPair.make()
+        (tmp_path / "fleet-key").write_text(key.private)
+        lab.client("ec2").import_key_pair(KeyName="fleet", PublicKeyMaterial=key.public.encode())
+        site.settings = {**site.settings, "key_name": "fleet", "key_file": "fleet-key"}
+        first = replace(SERVICE, data={"said": "one"})
+        site.serve(1, first_boot=first, drain=5.0)
+        with lab.balancer(site.listener) as url, Load(url) as load:
+            wait_for(lambda: "one" in load.answers)
+            site.start(2, first_boot=replace(SERVICE, data={"said": "two"}), drain=5.0)
+            assert set(load.answers) == {"one"}
+            site.wait_until_healthy(2, 2)
+            site.shift({1: 50, 2: 50})
+            wait_for(lambda: "two" in load.answers)
+            site.shift({2: 100}, standby=1)
+            names = site.names(2)
+            wait_for(lambda: fetch(f"{url}/who") in names)
+            assert "/who" in site.fleet.log("demo", names[0]) + site.fleet.log("demo", names[1])
+            told = site.fleet.user_data("demo", names[0])
+            assert told is not None
+            site.fleet.remove("demo", 1, time.sleep)
+            [new] = site.fleet.replace("demo", names[:1], time.sleep)
+            seen = len(load.answers)
+            wait_for(lambda: len(load.answers) > seen + 20)
+        lab.power_off(names[1])
+        wait_for(lambda: names[1] not in site.names(2))
+        site.wait_until_healthy(2, 2)
+        assert new in site.names(2)
+        site.remove_all(2)
+    assert load.failures == []
+    assert load.answers[-1] == "two"

@@ -36,4 +36,5 @@ def describe(launch: Launch) -> dict[str, object]:
     """cloud-init's meta-data; JSON is YAML too."""
     keys = {"public-keys": [launch.public_key]} if launch.public_key else {}
     hostname = f"ip-{launch.address.replace('.', '-')}"
-    return {"instance-id": launch.instance, "local-hostname": hostname, **keys}
+    named = {"instance-id": launch.instance, "local-hostname": hostname, "local-ipv4": launch.address}
+    return {**named, **keys}
