@@ -395,7 +395,7 @@ def dying(site: Site, action: str) -> AwsFleet:
     return fleet
 
 
-@pytest.mark.parametrize("kind", ["lose", "throttle", "error"])
+@pytest.mark.parametrize("kind", ["lose", pytest.param("throttle", marks=pytest.mark.slow), "error"])
 def test_calls_that_are_lost_or_throttled_make_everything_once(site: Site, kind: str) -> None:
     site.lab.faults.add(*(Fault(action=action, kind=kind) for action in {*MAKING, *REMOVING}))
 
@@ -422,6 +422,7 @@ def test_a_start_that_was_killed_goes_on_in_another_process(site: Site, action: 
     site.remove_all(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", MAKING)
 def test_a_start_that_was_killed_is_removed_by_another_process(site: Site, action: str) -> None:
     with pytest.raises(Killed):
@@ -433,6 +434,7 @@ def test_a_start_that_was_killed_is_removed_by_another_process(site: Site, actio
     wait_for(lambda: site.remains() == [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", REMOVING)
 def test_a_removal_that_was_killed_goes_on_in_another_process(site: Site, action: str) -> None:
     site.serve(1)
