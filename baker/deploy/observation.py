@@ -32,11 +32,11 @@ class Port:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
     """``files`` are the paths of the root file system that may differ from the image: every path where
-    ``whole``, else those whose metadata, or time of change, say that they were touched. What is in the image
-    and is gone is in ``gone``, a folder with all that is below it (but what is in ``files``); where ``whole``,
-    by not being in ``files``. ``digest`` of a file is set where its content was read; where it is empty, type,
-    mode, owner, size, link and extended attributes are all that was compared. What lies in memory file
-    systems (``/run``, ``/tmp``, ``/dev``) is among them.
+    ``whole``, else those whose metadata, or time of change, say that they were touched. What is in the
+    image and is gone is in ``gone``, a folder with all that is below it (but what is in ``files``); where
+    ``whole``, by not being in ``files``. ``digest`` of a file is set where its content was read; where it
+    is empty, type, mode, owner, size, link and extended attributes are all that was compared. What lies in
+    memory file systems (``/run``, ``/tmp``, ``/dev``) is among them.
 
     ``packages`` are those that the package manager says are installed. ``texts`` holds small files whose
     meaning is compared (``TEXTS``, and in ``/etc/shadow`` each hash replaced by its digest). ``ports``
@@ -104,7 +104,9 @@ def parse_mounts(mountinfo: str) -> dict[str, str]:
         before, _, after = line.partition(" - ")
         _, _, _, part, point = before.split()[:5]
         kind, source = after.split()[:2]
-        found[_unescape(point)] = f"{kind} {_unescape(source)}" + (f"[{_unescape(part)}]" if part != "/" else "")
+        found[_unescape(point)] = f"{kind} {_unescape(source)}" + (
+            f"[{_unescape(part)}]" if part != "/" else ""
+        )
     found.pop("/", None)
     return found
 

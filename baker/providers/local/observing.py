@@ -1,16 +1,16 @@
 """Looks at a running machine from outside: nothing is run in it, and nothing that is in it is believed.
 
 All that differs from the image's layers is in the overlay's upper directory, which the host reads; processes,
-sockets and mounts are what the host's kernel says of them. So a preloaded library, a replaced ``ls`` or an init
-that lies has no say. Which units run is told by the control groups that processes are in: asking systemd would
-mean to enter the machine and to believe its answer; a unit without processes is seen by its files.
+sockets and mounts are what the host's kernel says of them. So a preloaded library, a replaced ``ls`` or an
+init that lies has no say. Which units run is told by the control groups that processes are in: asking systemd
+would mean to enter the machine and to believe its answer; a unit without processes is seen by its files.
 
 It changes nothing: files are opened without touching their times, and never by a name that a link could bend
 (root in the machine may swap folders for links while somebody looks).
 """
 
 # Paths are text, relative to open folders.
-# ruff: noqa: PTH115, PTH116, PTH123, PTH208
+# ruff: noqa: PTH115, PTH116, PTH208
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ SETTLE_SECONDS, SETTLE_TIMES = 0.1, 3
 
 
 def observe_machine(leader: int, upper: Path, layers: tuple[Path, ...], *, full: bool) -> Observation:
-    """See ``Observation``. ``leader`` is the host's process id of the machine's init, ``layers`` are the files
-    that it is stacked of. ``full`` reads every file through the overlay, and the layers themselves.
+    """See ``Observation``. ``leader`` is the host's process id of the machine's init, ``layers`` are what
+    it is stacked of. ``full`` reads every file through the overlay, and the layers themselves.
 
     Raises MachineError if it does not run, or cannot be read.
     """
@@ -151,20 +151,18 @@ def _walk(top: int, inside: str = "") -> Iterator[_Found]:
                 if folder != top:
                     os.close(folder)
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 status = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 below = f"{path}/{name}"
                 yield _Found(path=below, folder=folder, name=name, status=status)
                 if stat.S_ISDIR(status.st_mode):
                     if len(stack) >= MAX_DEPTH:
                         raise MachineError(f"more than {MAX_DEPTH} folders are nested in {path[:80]}")
-                    with contextlib.suppress(NotADirectoryError, OSError) as _:
-                        child = os.open(name, _FOLDER, dir_fd=folder)
-                        # Directories of an overlay are all on one device; of what is mounted there, on another.
-                        if os.fstat(child).st_dev != device:
-                            os.close(child)
-                            continue
-                        stack.append((below, child, iter(sorted(os.listdir(child)))))
+                    child = os.open(name, _FOLDER, dir_fd=folder)
+                    stack.append((below, child, iter(())))
+                    # Folders of an overlay are all on one device; what is mounted there is on another.
+                    if os.fstat(child).st_dev == device:
+                        stack[-1] = (below, child, iter(sorted(os.listdir(child))))
     finally:
         for _, folder, _ in stack:
             if folder != top:
