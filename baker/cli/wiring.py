@@ -17,6 +17,7 @@ from baker.toml_file import Problem, read_document
 
 if TYPE_CHECKING:
     from baker.catalog import Catalog
+    from baker.deploy.fleet import Fleet
     from baker.knowledge import Updates
     from baker.model import Recipe
     from baker.providers.protocol import Provider
@@ -200,6 +201,19 @@ def make_providers(
                 actor=settings.actor,
             )
     return providers
+
+
+def make_fleet(settings: Settings, target: str) -> Fleet:
+    """The machines and the load balancers of a target's environments."""
+    if target == "local":
+        from baker.providers.local.fleet import LocalFleet
+
+        return LocalFleet(settings.home)
+    from baker.providers.aws.fleet import AwsFleet
+
+    return AwsFleet(
+        settings.home, base_settings(settings, target), actor=settings.actor, project=settings.project
+    )
 
 
 def make_updates(settings: Settings, *, offline: bool = False, refresh: bool = False) -> Updates:
