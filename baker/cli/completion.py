@@ -51,10 +51,14 @@ def complete_channel(context: typer.Context, incomplete: str) -> list[str]:
 
 
 def complete_environment(context: typer.Context, incomplete: str) -> list[str]:
-    """Names of the project's environments."""
+    """Names of the project's environments, and of those that were deployed."""
+    found: list[str] = []
     with suppress(Exception):
-        return _fitting(_list_environments(context), incomplete)
-    return []
+        found += _fitting(_list_environments(context), incomplete)
+    found += _ask_catalog(
+        context, incomplete, lambda catalog: [record.name for record in catalog.environments()]
+    )
+    return sorted(set(found))
 
 
 def complete_target(incomplete: str) -> list[str]:
@@ -66,6 +70,12 @@ def complete_bake(context: typer.Context, incomplete: str) -> list[str]:
     return _ask_catalog(
         context, incomplete, lambda catalog: [record.id for record in catalog.bakes(limit=NEWEST)]
     )
+
+
+def complete_log(context: typer.Context, incomplete: str) -> list[str]:
+    """Ids of bakes, and environments."""
+    environments = [f"{name}/" for name in complete_environment(context, incomplete)]
+    return [*environments, *complete_bake(context, incomplete)]
 
 
 def join_words_at_colons(environ: MutableMapping[str, str]) -> None:

@@ -24,7 +24,6 @@ from baker.cli.deployers import (
     require_here,
 )
 from baker.cli.wiring import (
-    base_settings,
     configured_targets,
     explaining_refusals,
     open_catalog,
@@ -150,8 +149,8 @@ def list_here(
     found: list[tuple[str, Deployer]] = []
     for target in targets:
         records = [record for record in catalog.environments() if record.target == target]
-        if target == "aws" and not records and not base_settings(settings, target).get("region"):
-            continue
+        if not records and not (settings.home / target / "environments").is_dir():
+            continue  # nothing was ever deployed from here: who only bakes may have no right to ask
         deployer = make_deployer(settings, catalog, target, console, interruption)
         try:
             named = names_here(catalog, {target: deployer.fleet}, stores)
@@ -278,7 +277,7 @@ def find_removable(settings: Settings, catalog: Catalog, name: str) -> tuple[str
         require_here(settings, record)
         return record.target, None
     for target in configured_targets(settings):
-        if target == "aws" and not base_settings(settings, target).get("region"):
+        if not (settings.home / target / "environments").is_dir():
             continue
         if name in make_fleet(settings, target).sides():
             return target, read_file(settings, name)

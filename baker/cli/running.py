@@ -12,10 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from baker import identity
-from baker.cli.completion import complete_bake
+from baker.cli.completion import complete_bake, complete_log
 from baker.cli.wiring import Options, explaining_refusals, open_catalog
 from baker.console import Console, show_age, show_seconds
-from baker.errors import BakerError, CatalogError
+from baker.errors import BakerError, CatalogError, UsageError
 from baker.model import BakeRecord, Outcome, StageRecord
 
 TICK_SECONDS = 0.1
@@ -210,13 +210,26 @@ def require_running(home: Path, record: BakeRecord) -> None:
 @explaining_refusals()
 def logs(
     context: typer.Context,
-    bake_id: BakeId,
+    bake_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="BAKE|ENV/MACHINE",
+            help="A bake's id, or the beginning of it; or a machine of an environment.",
+            autocompletion=complete_log,
+        ),
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the bake has ended.")] = False,
 ) -> int:
-    """Print the complete log of a bake."""
+    """Print the complete log of a bake, or of a machine of an environment."""
     options: Options = context.obj
     console = Console()
     settings = options.settings()
+    if "/" in bake_id:
+        from baker.cli.machine_logs import print_machine_log
+
+        if follow:
+            raise UsageError("--follow is for bakes: a machine's log is printed as it is now")
+        return print_machine_log(settings, console, bake_id)
     with open_catalog(settings, read_only=True) as catalog:
         record = catalog.bake(bake_id)
 

@@ -114,11 +114,12 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed.")] = False,
     as_json: Json = False,
 ) -> int:
-    """Remove what dead bakes left behind, and channels that have expired.
+    """Remove what dead bakes and deployments left behind, and channels that have expired.
 
-    Live bakes and registered images are never touched.
+    Live bakes, registered images and what serves traffic are never touched.
     """
     from baker.cli.previews import expired_json, print_expired
+    from baker.cli.sweeping import collected_json, print_collected, sweep_environments
     from baker.previews import collect_expired
     from baker.sweep import sweep_dead_bakes
     from baker.teardown import describe_resource
@@ -133,6 +134,11 @@ def sweep(
     with open_catalog(settings) as catalog:
         full_id = catalog.bake(bake_id).id if bake_id else None
         swept = sweep_dead_bakes(catalog, providers, settings.home, bake_id=full_id, dry_run=dry_run)
+        sides = (
+            []
+            if bake_id
+            else sweep_environments(settings, catalog, console, providers.keys(), dry_run=dry_run)
+        )
         everything = bake_id is None and not target
         expired = collect_expired(catalog, providers, dry_run=dry_run) if everything else []
     if as_json:
@@ -143,6 +149,7 @@ def sweep(
                 "finished": [image.reference for image in swept.finished],
                 "unasked": [{"target": name, "error": error} for name, error in swept.unasked],
                 **expired_json(expired),
+                "sides": [collected_json(side) for side in sides],
                 "dry_run": dry_run,
             }
         )
@@ -157,10 +164,11 @@ def sweep(
         for name, error in swept.unasked:
             console.say(f"Not asked what is left at {name}: {error}")
         print_expired(console, expired, dry_run=dry_run)
-        if not (swept.removed or swept.failed or swept.finished or swept.unasked or expired):
+        print_collected(console, sides, dry_run=dry_run)
+        if not (swept.removed or swept.failed or swept.finished or swept.unasked or expired or sides):
             console.result("nothing is left behind")
     stays = [one for one in expired if one.why_not is not None]
-    return int(bool(swept.failed or swept.unasked or stays))
+    return int(bool(swept.failed or swept.unasked or stays or any(side.error for side in sides)))
 
 
 def resource_json(resource: Resource) -> dict[str, Any]:
