@@ -15,8 +15,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from baker.comparing import CAPABILITY, PLACES, UNIT_FOLDER
-from baker.deploy import allowed
-from baker.deploy.allowed import Patterns
+from baker.deploy.allowed import (
+    DEVICES,
+    EMPTY,
+    MADE_AT_BOOT,
+    MEMORY,
+    MOUNTS,
+    NEVER,
+    NOBODY_BUT_THE_IMAGE,
+    SHOWN,
+    STATE,
+    UNIT_FOLDERS,
+    Patterns,
+)
 from baker.deploy.observation import COVERED, DELETED, Observation, Port
 from baker.deploy.users import compare_users
 from baker.model import FileEntry, Manifest, Package
@@ -28,12 +39,12 @@ ON_THEIR_OWN = ("user", "group", "package", "unit", "port", "mount", "process", 
 EPHEMERAL = 32768
 """UDP ports from here on are clients' for a moment."""
 
-_NEVER = Patterns(allowed.NEVER)
-_STATE = Patterns(allowed.STATE)
-_MADE_AT_BOOT = Patterns(allowed.MADE_AT_BOOT)
-_DEVICES = Patterns(allowed.DEVICES)
-_MOUNTS = Patterns(allowed.MOUNTS)
-_IMAGES_OWN = Patterns(allowed.NOBODY_BUT_THE_IMAGE)
+_NEVER = Patterns(NEVER)
+_STATE = Patterns(STATE)
+_MADE_AT_BOOT = Patterns(MADE_AT_BOOT)
+_DEVICES = Patterns(DEVICES)
+_MOUNTS = Patterns(MOUNTS)
+_IMAGES_OWN = Patterns(NOBODY_BUT_THE_IMAGE)
 _UNIT = re.compile(rf"({UNIT_FOLDER}|/run/systemd/(transient|generator[^/]*|system\.[^/]+))/.+")
 _PLACES = {kind: (re.compile(pattern), what) for kind, (pattern, what) in PLACES.items()}
 
@@ -162,7 +173,7 @@ class _Judge:
             return file.digest == self._expected.first_boot[path]
         if self._allow.names(path):
             return True
-        if path in allowed.EMPTY and (file.kind, file.size) == ("f", 0):
+        if path in EMPTY and (file.kind, file.size) == ("f", 0):
             return True
         if path.startswith("/dev/") and file.kind == "f" and not path.startswith("/dev/shm/"):
             return self._allow.match(path)
@@ -177,7 +188,7 @@ class _Judge:
         if file.path.startswith("/run/systemd/") and file.kind == "d":
             return True
         if file.kind == "l" and re.match(r"/run/systemd/generator[^/]*/", file.path):
-            return file.link.startswith(("../", *allowed.UNIT_FOLDERS))
+            return file.link.startswith(("../", *UNIT_FOLDERS))
         return _MADE_AT_BOOT.match(file.path)
 
 
@@ -237,7 +248,8 @@ def _describe_place(path: str) -> tuple[str, str]:
 
 
 def _compare_metadata(old: FileEntry, new: FileEntry) -> Iterator[Drift]:
-    if old.mode != new.mode:
+    gained = new.mode & ~old.mode & 0o6000 if new.kind == "f" else 0  # said already
+    if old.mode != new.mode & ~gained:
         detail = f"mode {new.mode:04o}, was {old.mode:04o}"
         yield Drift(kind="permission", name=new.path, detail=detail)
     if (old.uid, old.gid) != (new.uid, new.gid):
@@ -340,9 +352,9 @@ def _compare_mounts(mounts: Mapping[str, str], known: Mapping[str, str] | None) 
         if known is not None and known.get(point) == what:
             continue
         kind, _, source = what.partition(" ")
-        if _MOUNTS.match(point) and kind in allowed.MEMORY:
+        if _MOUNTS.match(point) and kind in MEMORY:
             continue
-        if known is None and (point in allowed.SHOWN or _is_disk(point, source)):
+        if known is None and (point in SHOWN or _is_disk(point, source)):
             continue
         over = "" if known is None or point not in known else f", was {known[point]}"
         yield Drift(kind="mount", name=point, detail=f"covers what the image holds there ({what}{over})")
@@ -382,5 +394,5 @@ def _compare_units(
             continue
         stem, at, rest = name.partition("@")
         names = {name, f"{stem}@.{rest.rpartition('.')[2]}"} if at else {name}
-        if not any(f"{folder}system/{one}" in image for folder in allowed.UNIT_FOLDERS for one in names):
+        if not any(f"{folder}system/{one}" in image for folder in UNIT_FOLDERS for one in names):
             yield Drift(kind="unit", name=name, detail="runs, and is none of the image")
