@@ -27,7 +27,8 @@ class MachineSpec:
     ``binds`` are (name, host folder, path in the machine): read through, written aside. ``quiet`` keeps
     ``QUIET_UNITS`` and timers from running. A ``detached`` machine outlives this process. ``shown`` are (host
     path, path in the machine), read-only. Without ``network`` there is only loopback. ``loopback_ports`` of
-    this host's loopback are found on the machine's.
+    this host's loopback are found on the machine's. ``inbound`` are (port of this host's loopback, port
+    in the machine): who connects to the first reaches the second. One that does not ``reboot`` ends instead.
     """
 
     name: str
@@ -43,6 +44,8 @@ class MachineSpec:
     shown: tuple[tuple[Path, str], ...] = ()
     network: bool = True
     loopback_ports: tuple[int, ...] = ()
+    inbound: tuple[tuple[int, int], ...] = ()
+    reboots: bool = True
 
 
 def holder_argv(spec: MachineSpec) -> list[str]:
@@ -66,6 +69,7 @@ def holder_environment(spec: MachineSpec) -> dict[str, str]:
         "BAKER_NSPAWN": "".join(f"{option}\n" for option in shown),
         "BAKER_BOOT": " ".join(boot),
         "BAKER_BINDS": binds,
+        "BAKER_REBOOTS": "yes" if spec.reboots else "no",
     }
 
 
@@ -73,9 +77,11 @@ def network_argv(spec: MachineSpec) -> list[str]:
     """pasta, for the network namespace named ``machine``."""
     forward = [] if nameservers(host_resolv_conf()) else ["--dns-forward", DNS_FORWARD]
     ports = ",".join(map(str, spec.loopback_ports)) or "none"
+    inbound = [f"127.0.0.1/{outside}:{inside}" for outside, inside in spec.inbound] or ["none"]
     return [
         *("pasta", "--quiet", "--config-net", "--no-map-gw", *forward, "--runas", "0"),
-        *("-t", "none", "-u", "none", "-T", ports, "-U", "none", "--netns", "machine"),
+        *(word for forwarded in inbound for word in ("-t", forwarded)),
+        *("-u", "none", "-T", ports, "-U", "none", "--netns", "machine"),
     ]
 
 

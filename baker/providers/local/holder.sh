@@ -3,7 +3,8 @@
 # boots them again when the machine reboots.
 # Whatever is mounted or started here ends with this process. Arguments: the layers, lowest first.
 # Environment: BAKER_MACHINE (folder of the machine), BAKER_HOSTNAME, BAKER_NSPAWN (lines, further options),
-# BAKER_BOOT (arguments for the machine's init), BAKER_BINDS (lines "lower<TAB>path in the machine").
+# BAKER_BOOT (arguments for the machine's init), BAKER_BINDS (lines "lower<TAB>path in the machine"),
+# BAKER_REBOOTS (no: a machine that reboots has ended).
 set -eu
 # A private /run: what nspawn and ip leave there goes with the namespace.
 mount -t tmpfs -o mode=755,nosuid,nodev tmpfs /run
@@ -40,6 +41,6 @@ while :; do
         systemd-nspawn --quiet --directory=/run/baker/root --machine="$BAKER_HOSTNAME" --hostname="$BAKER_HOSTNAME" \
         --register=no --keep-unit --boot --private-network --link-journal=no --resolv-conf=off --timezone=off \
         --console=pipe --bind-ro="$BAKER_MACHINE/resolv.conf:/etc/resolv.conf" "$@" -- $BAKER_BOOT || status=$?
-    [ "$status" -eq 133 ] || exit "$status"
+    [ "$status" -eq 133 ] && [ "$BAKER_REBOOTS" = yes ] || exit "$status"
     ip netns delete machine 2>/dev/null || : # one without network has none
 done

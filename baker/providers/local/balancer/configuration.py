@@ -87,7 +87,7 @@ global
     stats timeout 1h
     # With it another HAProxy could listen on the same port and take a part of the requests.
     noreuseport
-    hard-stop-after 90s
+    hard-stop-after 15m
 
 defaults
     mode http

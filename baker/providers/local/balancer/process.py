@@ -56,11 +56,11 @@ class Balancer:
     def check(self, listen: str) -> None:
         """Raises HostError if HAProxy is missing or too old, or somebody else has the port."""
         require_haproxy()
-        _, port = parse_listen(listen)
+        address, port = parse_listen(listen)
         current = self.current()
-        if current is not None and parse_listen(current.listen)[1] == port and self.alive():
+        if current is not None and current.listen == listen and self.alive():
             return
-        if listener := find_listener(port):
+        if listener := find_listener(address, port):
             raise HostError(
                 f"port {port} of {listen} is in use by {listener}",
                 hint="Stop it, or choose another port: listen in [local] of the environment's file.",
@@ -273,9 +273,9 @@ def _alerts(stderr: str) -> str:
 
 
 def _explain(balancing: Balancing, said: str) -> HostError:
-    _, port = parse_listen(balancing.listen)
+    address, port = parse_listen(balancing.listen)
     if "in use" in said:
-        listener = find_listener(port)
+        listener = find_listener(address, port)
         return HostError(
             f"port {port} of {balancing.listen} is in use" + (f" by {listener}" if listener else ""),
             hint="Stop it, or choose another port: listen in [local] of the environment's file.",
