@@ -1,4 +1,4 @@
-"""Reconciling: what died is replaced by new machines, never repaired; the load balancer does what it should."""
+"""Reconciling: what died is replaced by new machines, never repaired; traffic goes where it should."""
 
 from __future__ import annotations
 
