@@ -117,7 +117,7 @@ def facts_of(fleet: Fleet, machine: FleetMachine, first_boot: FirstBoot) -> Mach
         hostname=machine.hostname,
         number=number,
         role=find_role(first_boot.roles, number),
-        address=machine.address,
+        address="127.0.0.1",
     )
 
 
