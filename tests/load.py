@@ -49,11 +49,11 @@ class Window:
 
 class Load:
     """``quick`` clients ask for ``path`` again and again, ``slow`` ones for ``slow_path``, ``posting`` ones
-    send ``body`` to ``post_path``. Each keeps its connection for ``per_connection`` requests. A failure is any
-    status but 200, and any connection that fails or is closed instead of answered, also one that was kept.
+    send ``body`` to ``post_path``. Each keeps its connection for ``per_connection`` requests. A failure is
+    any status but 200, and any connection that fails or is closed unanswered, also one that was kept.
 
-    ``answers`` of a window counts the first line of each body: who answered. One request counts to the window
-    in which it ended.
+    ``answers`` of a window counts the first line of each body: who answered. A request counts to the window
+    in which it was begun.
     """
 
     def __init__(
@@ -108,15 +108,16 @@ class Load:
         return sum(window.requests for window in self.windows)
 
     def wait_for(self, requests: int, *, seconds: float = 60.0) -> Counter[str]:
-        """Until so many more have ended; returns who answered since the current window began."""
+        """Until so many more of the current window have ended; returns who answered since it began."""
         deadline = time.monotonic() + seconds
         with self._changed:
-            wanted = self.requests + requests
-            while self.requests < wanted:
+            window = self.windows[-1]
+            wanted = window.requests + requests
+            while window.requests < wanted:
                 left = deadline - time.monotonic()
                 assert left > 0, f"no {requests} requests ended in {seconds} s"
                 self._changed.wait(left)
-            return Counter(self.windows[-1].answers)
+            return Counter(window.answers)
 
     def describe(self) -> str:
         reasons = Counter(f"{failure.request}: {failure.reason}" for failure in self.failures)
@@ -136,7 +137,8 @@ class Load:
         self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes | None, timed: bool
     ) -> bool:
         """Whether the connection may be used again."""
-        started = time.monotonic()
+        with self._changed:
+            window, started = self.windows[-1], time.monotonic()
         answer, reason, again = "", "", False
         try:
             if connection.sock is None:
@@ -151,7 +153,6 @@ class Load:
             reason = f"{type(error).__name__}: {error}"
         ended = time.monotonic()
         with self._changed:
-            window = self.windows[-1]
             window.requests += 1
             if reason:
                 window.failures += 1

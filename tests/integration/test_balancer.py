@@ -167,9 +167,8 @@ def test_traffic_moves_at_once_in_steps_and_back_and_sides_come_and_go(
             balancer.apply(live)
             load.wait_for(100)
             balancer.apply(replace(both, weights={before: 100}))  # a roll-back, and forward again
-            load.wait_for(20)
             load.begin("rolled back")
-            assert set(load.wait_for(100)) - {"1-1", "1-2"} <= {service.name for service in old}
+            assert set(load.wait_for(100)) == {service.name for service in old}
             balancer.apply(live)
             for service in old:
                 assert balancer.drain(service.name, 10.0, time.sleep) == 0
@@ -286,7 +285,7 @@ def test_errors_of_a_side_that_is_not_watched_take_nothing_out_of_service(
     assert fine.failures == 0
     [state] = balancer.servers()
     assert state.healthy
-    assert state.errors > 0
+    assert 0 < state.errors < 2 * len(load.failures), "asking again multiplies what is asked"
 
 
 def test_a_machine_joins_when_it_is_healthy_and_not_before(balancer: Balancer, start: Start) -> None:

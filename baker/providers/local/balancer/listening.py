@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 LISTENS = "0A"
-EVERYWHERE = ("", "*", "0.0.0.0", "::")  # noqa: S104
+EVERYWHERE = ("", "*", "0.0.0.0", "::")
 
 
 def find_listener(address: str, port: int) -> str | None:
