@@ -26,6 +26,7 @@ ClickException = typer.BadParameter.__mro__[2]
 
 COMMANDS: Mapping[str, Sequence[str]] = {
     "asking": ("image find", "image tree"),
+    "auditing": ("env audit",),
     "authoring": ("init", "try"),
     "aws": ("aws policy",),
     "bakes": ("bake",),

@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from baker import identity
 from baker.catalog import Catalog
+from baker.deploy.auditing import note_births
 from baker.deploy.collecting import settle
 from baker.deploy.deployer import LOOK_SECONDS, TICK_SECONDS, Deployer, describe_settings
-from baker.deploy.drift import born
 from baker.deploy.environment import Environment
 from baker.deploy.fleet import FleetMachine, Traffic
 from baker.deploy.proposal import Proposal
@@ -58,7 +58,7 @@ def deploy(
         deployer.report.say(f"Starting {count_machines(proposal.size)} of {release.image} ({release.number})")
         fleet.start(proposal.side, proposal.size, guard.pause)
         await_health(deployer, environment, proposal.size, guard)
-        note_birth(deployer, environment.name, release.number, release.id)
+        note_births(deployer, release)
         for step in steps or environment.rollout.steps:
             move_traffic(deployer, environment, release, live, step)
             watch(deployer, environment, proposal.size, guard)
@@ -157,18 +157,6 @@ def await_health(deployer: Deployer, environment: Environment, size: int, guard:
             )
         deployer.report.status(f"healthy: {len(healthy)} of {size}")
         guard.pause(TICK_SECONDS)
-
-
-def note_birth(deployer: Deployer, environment: str, number: int, release_id: str) -> None:
-    """What the machines have before anybody but us could reach them. Where that cannot be seen (a machine
-    without SSH) an audit says so."""
-    found = {}
-    for machine in deployer.fleet.machines(environment):
-        if machine.number == number:
-            with suppress(BakerError):
-                found[machine.name] = born(deployer.fleet.observe(environment, machine.name))
-    if found:
-        deployer.catalog.note_born(release_id, found)
 
 
 def move_traffic(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from baker.deploy.auditing import note_births
 from baker.deploy.collecting import collect_environment, settle
 from baker.deploy.deployer import Deployer, environment_of
 from baker.deploy.fleet import FleetMachine
@@ -84,6 +85,7 @@ def replace_machines(deployer: Deployer, release: Release, names: Sequence[str],
             reason=reason,
             error=str(error),
         )
+    note_births(deployer, deployer.catalog.release(release.id), new)
     deployer.catalog.add_environment_event(
         name,
         "replaced",
