@@ -64,7 +64,7 @@ class Drift:
     @property
     def message(self) -> str:
         """``file /usr/bin/curl: content changed``, ``user mallory added (uid 0)``."""
-        if self.kind in ON_THEIR_OWN and not self.name.startswith("/etc/"):
+        if self.kind in ON_THEIR_OWN and (self.kind, self.name[:1]) != ("unit", "/"):
             return f"{self.kind} {self.name} {self.detail}"
         return f"{self.kind if self.kind in NOUNS.values() else 'file'} {self.name}: {self.detail}"
 

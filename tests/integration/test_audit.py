@@ -339,7 +339,7 @@ def test_root_of_the_machine_cannot_lead_the_one_who_looks_out_of_it(
 
 def test_what_is_allowed_is_no_drift_but_never_where_things_are_started(plain_victim: Audited) -> None:
     plain_victim.run(
-        "echo x >/srv/site/cache; echo x >/etc/profile.d/x.sh; cp /bin/sh /srv/site/sh; chmod 4755 /srv/site/sh"
+        "echo | tee /srv/site/cache >/etc/profile.d/x.sh; cp /bin/sh /srv/site/sh; chmod 4755 /srv/site/sh"
     )
     try:
         found = plain_victim.audit(allow=["/srv/site/**", "/etc/**"])
