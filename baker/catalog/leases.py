@@ -11,8 +11,9 @@ from baker import identity
 from baker.catalog.ancestry import WITHDRAWN
 from baker.catalog.calls import Calls
 from baker.catalog.life import lock_image
-from baker.catalog.schema import images, leases
-from baker.errors import BadReference, CatalogError, UsageError
+from baker.catalog.schema import images, leases, releases
+from baker.deploy.release import ReleaseState
+from baker.errors import BadReference, CatalogError, ConflictError, UsageError
 from baker.leases import Lease
 
 
@@ -103,11 +104,23 @@ class LeaseCalls(Calls):
         return self._read(lambda connection: list_leases(connection, *conditions))
 
     def release_lease(self, id_prefix: str) -> Lease:
-        """End the one lease whose id starts so; one that has ended stays as it is. Raises BadReference."""
+        """End the one lease whose id starts so; one that has ended stays as it is.
+
+        Raises BadReference, and ConflictError for one that a release holds: it ends with the release.
+        """
         now = self._clock()
 
         def change(connection: Connection) -> Lease:
             lease = find_lease(connection, id_prefix)
+            held = select(releases.c.environment).where(
+                releases.c.lease == lease.id, releases.c.state != ReleaseState.ENDED
+            )
+            environment = connection.execute(held).scalar()
+            if environment is not None:
+                raise ConflictError(
+                    f"lease {lease.id} is {environment}'s, whose machines run {lease.reference}",
+                    hint=f"It ends with them: baker deploy {environment}, or baker env rm {environment}",
+                )
             mine = (leases.c.id == lease.id, holds(now))
             connection.execute(update(leases).where(*mine).values(released=now))
             return find_lease(connection, lease.id)

@@ -11,7 +11,7 @@ from baker.deploy.environment import Environment
 from baker.deploy.first_boot import AWS_LIMIT, check_rendered, mask, render
 from baker.deploy.release import Release
 from baker.deploy.side import FirstBoot, Side
-from baker.errors import EnvironmentFileError
+from baker.errors import ConflictError, EnvironmentFileError
 from baker.model import Artifact, Build, Image
 
 MAKES_MACHINES = ("target", "machines", "port", "health", "first_boot", "settings")
@@ -53,6 +53,7 @@ def propose(
     record = deployer.catalog.environment(environment.name)
     live = record.live if record else None
     number = next_number(deployer, environment.name)
+    require_new(deployer, environment.name, number)
     side = Side(
         environment=environment.name,
         number=number,
@@ -87,6 +88,16 @@ def next_number(deployer: Deployer, environment: str) -> int:
     """After every release that the catalog knows, as ``begin_release`` counts."""
     newest = deployer.catalog.releases(environment, limit=1)
     return newest[0].number + 1 if newest else 1
+
+
+def require_new(deployer: Deployer, environment: str, number: int) -> None:
+    """Raises ConflictError for machines that a catalog before this one knew (it was lost)."""
+    newer = [known for known in deployer.fleet.sides().get(environment, ()) if known >= number]
+    if newer:
+        raise ConflictError(
+            f"{environment} has machines of release {max(newer)}, which this catalog does not know",
+            hint=f"Remove them: baker env rm {environment}",
+        )
 
 
 def choose_size(deployer: Deployer, environment: Environment, live: Release | None) -> int:

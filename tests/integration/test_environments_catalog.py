@@ -47,6 +47,15 @@ def end(catalog: Catalog, release: Release, reason: str = "replaced") -> None:
     catalog.end_release(release.id)
 
 
+def test_a_release_s_lease_ends_with_the_release_and_not_by_hand(catalog: Catalog) -> None:
+    release = make_release(catalog, state=STARTING)
+    (lease,) = catalog.leases(include_ended=True)
+    with pytest.raises(ConflictError, match="whose machines run web:1"):
+        catalog.release_lease(lease.id)
+    end(catalog, release)
+    assert catalog.release_lease(lease.id).released is not None
+
+
 # --- one release after the other --------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from baker.errors import HostError, SettingsError
 from baker.providers.local.cgroups import LIMITING, CgroupRoots, find_cgroup_roots
+from baker.providers.local.holder import PATH
 from baker.providers.local.host import (
     PACKAGE_OF_TOOL,
     host_arch,
@@ -28,6 +29,7 @@ NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph
 def examine_host(home: Path, catalog_url: str, proxy: str | None) -> list[Check]:
     """Every check, in the order in which a bake would stumble. Changes nothing. ``proxy`` is the host's."""
     checks = [check_architecture(), check_rights(home), *check_tools(), check_file_systems(), check_cgroups()]
+    checks.append(check_haproxy())
     folder = existing_ancestor(home)
     file_system = file_system_of(folder)
     checks += [check_space(home, folder), check_overlay(home, file_system), check_resolver()]
@@ -66,6 +68,15 @@ def check_tools() -> list[Check]:
         )
         for tool, package in PACKAGE_OF_TOOL.items()
     ]
+
+
+def check_haproxy() -> Check:
+    """Baking goes without it: where it is missing that is said, and nothing is wrong."""
+    if shutil.which("haproxy", path=PATH) is not None:
+        return Check(name="haproxy", ok=True, detail="found")
+    return Check(
+        name="haproxy", ok=True, detail="not found (only deployments need it: apt-get install haproxy)"
+    )
 
 
 def check_file_systems() -> Check:
