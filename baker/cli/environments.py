@@ -254,7 +254,8 @@ def remove(
             for one in deployer.fleet.machines(name)
         )
         if not yes:
-            console.say(f"{name}: {count_machines(serving)} serve now")
+            verb = "serves" if serving == 1 else "serve"
+            console.say(f"{name}: {count_machines(serving)} {verb} now")
             if not console.can_ask():
                 raise UsageError("env rm asks before it removes an environment", hint="In a script: --yes.")
             typer.confirm("Remove it?", abort=True, err=True)
