@@ -31,19 +31,19 @@ RESULT = re.compile(rb"(applied|failed|passed)[^\n]* in [0-9.]+ (s|min)")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Baker:
-    """A copy of ``bench/project`` and a BAKER_HOME, in ``folder``."""
+    """A copy of a project of ``bench`` and a BAKER_HOME, in ``folder``."""
 
     folder: Path
 
     @classmethod
     @contextmanager
-    def in_scratch_folder(cls) -> Iterator[Baker]:
+    def in_scratch_folder(cls, project: str = "project") -> Iterator[Baker]:
         """In the folder that BENCH_HOME names, which keeps its packages; else in one that is removed."""
         kept = os.environ.get("BENCH_HOME")
         folder = Path(kept) if kept else Path(tempfile.mkdtemp(prefix="baker-bench-", dir="/var/tmp"))
         try:
             shutil.rmtree(folder / "project", ignore_errors=True)
-            shutil.copytree(FOLDER / "project", folder / "project", dirs_exist_ok=True)
+            shutil.copytree(FOLDER / project, folder / "project", dirs_exist_ok=True)
             yield cls(folder=folder)
         finally:
             if not kept:

@@ -29,13 +29,15 @@ class Failure:
 
 @dataclass(kw_only=True, slots=True)
 class Window:
-    """What was asked between two calls of ``begin``. ``seconds`` are those of quick requests only."""
+    """What was asked between two calls of ``begin``. ``seconds`` and ``spans`` are those of quick requests
+    only; a span is from the first to the last end of one answer, on the monotonic clock."""
 
     name: str
     requests: int = 0
     failures: int = 0
     seconds: list[float] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def percentile(self, share: float) -> float:
         ordered = sorted(self.seconds)
@@ -163,5 +165,7 @@ class Load:
                 window.answers[answer] += 1
                 if timed:
                     window.seconds.append(ended - started)
+                    first, last = window.spans.get(answer, (ended, ended))
+                    window.spans[answer] = (min(first, ended), max(last, ended))
             self._changed.notify_all()
         return again
