@@ -207,7 +207,7 @@ def describe_environment(console: Console, one: Seen) -> list[str]:
     if warm is not None and warm.warm_until is not None:
         left = (warm.warm_until - datetime.now(UTC)).total_seconds()
         until = f"{warm.warm_until:%Y-%m-%d %H:%M:%S} UTC"
-        lines.append(f"  roll back to {warm.image} until {until}" + (" (over)" if left <= 0 else ""))
+        lines.append(f"  back to   {warm.image} until {until}" + (" (over)" if left <= 0 else ""))
     if one.lock is not None:
         lines.append(
             f"  at work   {one.lock.actor} on {one.lock.host} (process {one.lock.pid}) "
@@ -246,11 +246,15 @@ def describe_side(console: Console, one: Seen, release: Release, image: Image) -
 
 
 def describe_audit(release: Release) -> str:
-    audit = dict(release.audit or {})
-    machines = audit.get("machines", audit)
-    drifted = [name for name, found in machines.items() if isinstance(found, dict) and found.get("drifts")]
-    when = f"{audit['at']}: " if isinstance(audit.get("at"), str) else ""
-    return when + (f"drift on {', '.join(sorted(drifted))}" if drifted else "unmodified")
+    """What ``env audit`` found last, and when."""
+    audit = release.audit or {}
+    machines = audit.get("machines", {})
+    drifted = [f"{name} ({len(one['drifts'])})" for name, one in machines.items() if one["drifts"]]
+    unseen = [name for name, one in machines.items() if one["error"]]
+    parts = [f"drift on {', '.join(sorted(drifted))}"] if drifted else []
+    parts += [f"not looked at: {', '.join(sorted(unseen))}"] if unseen else []
+    age = show_age(datetime.fromisoformat(audit["at"])) + " ago: " if "at" in audit else ""
+    return age + ("; ".join(parts) or "unmodified")
 
 
 def machine_row(machine: FleetMachine) -> tuple[str, ...]:
