@@ -118,6 +118,12 @@ class EnvironmentFileError(BakerError):
     """A file of environments/, or what it names, is wrong; one line per problem."""
 
 
+class EnvironmentNotFound(EnvironmentFileError):
+    """No file of environments/ has this name."""
+
+    exit_code = 2
+
+
 class DeployError(BakerError):
     """A deployment was taken back: a machine did not become or stay healthy, or its image was revoked."""
 

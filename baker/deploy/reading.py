@@ -26,7 +26,7 @@ from baker.deploy.first_boot import (
 )
 from baker.deploy.schema import ENVIRONMENT_SCHEMA
 from baker.deploy.side import FirstBoot, MachineFacts
-from baker.errors import EnvironmentFileError
+from baker.errors import EnvironmentFileError, EnvironmentNotFound
 from baker.model import RECIPE_NAME, Recipe, Reference
 from baker.recipes.data import find_dates
 from baker.recipes.reading import parse_duration, read_recipe
@@ -69,7 +69,7 @@ def load_environment(
     known = list_environments(project)
     if name not in known:
         hint = f"There are: {', '.join(known)}" if known else f"Write {FOLDER}/{name}.toml"
-        raise EnvironmentFileError(f'no environment "{name}" in {FOLDER}/{nearest(name, known)}', hint=hint)
+        raise EnvironmentNotFound(f'no environment "{name}" in {FOLDER}/{nearest(name, known)}', hint=hint)
     folder = recipes_folder or project / "recipes"
     read = _read(project, name)
     recipe_names = _list_recipes(folder)
