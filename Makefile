@@ -16,7 +16,7 @@ WORKERS  := 2
 PARALLEL := --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog bench-plan bench-updates bench-aws-many survival aws-faults pins clean
+.PHONY: help setup setup-dev root bake test test-all lint lab bench-local bench-aws bench-catalog bench-plan bench-updates bench-aws-many bench-deploy survival aws-faults pins clean
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -67,6 +67,11 @@ bench-updates: root setup-dev ## Print how well package updates are foretold: pr
 
 bench-aws-many: setup-dev ## Measure many bakes for AWS at once, and under failing calls (BENCH_JSON=FILE)
 	env $(if $(BENCH_JSON),BENCH_JSON=$(BENCH_JSON)) .venv/bin/python -m bench.aws_many $(BENCH)
+
+bench-deploy: root setup-dev ## Measure deployments and roll-backs under load, and broken images (BENCH_JSON=FILE, BENCH_ROUNDS=N, BENCH=--quick)
+	@command -v haproxy >/dev/null || { echo "HAProxy is not installed: apt-get install haproxy" >&2; exit 1; }
+	$(ROOT) env $(foreach name,BENCH_JSON BENCH_ROUNDS BENCH_HOME,$(if $($(name)),$(name)=$($(name)))) \
+	  .venv/bin/python -m bench.deploy $(BENCH)
 
 lab: $(if $(findstring --bodiless,$(LAB)),,root) setup-dev ## Run AWS on this host, machines included, until Ctrl-C (LAB=--bodiless: without machines, without root)
 	$(if $(findstring --bodiless,$(LAB)),,$(ROOT)) .venv/bin/python -m tests.lab $(LAB)
