@@ -83,11 +83,16 @@ def collect_environment(
     by_number = {release.number: release for release in due}
     for side in found:
         done.append(_remove_side(deployer, side, by_number.get(side.number)))
+    dismantle_if_empty(deployer, environment)
+    return done
+
+
+def dismantle_if_empty(deployer: Deployer, environment: str) -> None:
+    """Where no side is left, nobody has to listen any more."""
     record = deployer.catalog.environment(environment)
     left = deployer.fleet.sides().get(environment)
     if left is not None and not left and not (record and record.releases):
         deployer.fleet.dismantle(environment)
-    return done
 
 
 def find_orphans(fleet: Fleet, environment: str, record: EnvironmentRecord | None) -> list[int]:

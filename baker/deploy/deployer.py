@@ -20,7 +20,7 @@ from baker.locking import holding_lock
 from baker.model import Reference
 
 TICK_SECONDS = 0.25
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 
 
 class Reporter(Protocol):

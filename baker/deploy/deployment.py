@@ -67,7 +67,7 @@ def deploy(
         with deployer.interruption.shielded():
             now = find_state(deployer.catalog, release)
             if now.state is not ReleaseState.LIVE:
-                take_back(deployer, now, explain(error), guard.machines)
+                take_back(deployer, now, explain(error), guard.machines, live)
                 raise
             release = now  # only the answer was lost
     with deployer.interruption.shielded():

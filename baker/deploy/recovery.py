@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
-from baker.deploy.collecting import finish_removal, settle
-from baker.deploy.deployer import Deployer
-from baker.deploy.fleet import FleetMachine
+from baker.deploy.collecting import dismantle_if_empty, finish_removal, settle
+from baker.deploy.deployer import Deployer, environment_of
+from baker.deploy.fleet import FleetMachine, Traffic
 from baker.deploy.release import UNDONE, EnvironmentRecord, Release, ReleaseState
 from baker.errors import BakerError
 
@@ -16,12 +16,22 @@ LOG_LINES = 200
 
 
 def take_back(
-    deployer: Deployer, release: Release, reason: str, machines: Sequence[FleetMachine] = ()
+    deployer: Deployer,
+    release: Release,
+    reason: str,
+    machines: Sequence[FleetMachine] = (),
+    live: Release | None = None,
 ) -> None:
-    """Undo a release that is not live: traffic, then its machines. Never raises: what is left is said."""
+    """Undo a release that is not live: traffic, then its machines. Never raises: what is left is said.
+
+    With ``live`` the traffic goes back to it even if the catalog does not answer.
+    """
     name = release.environment
     if release.state in UNDONE:
         deployer.report.say(f"Taking {release.image} back: {reason}")
+    if live is not None:
+        with suppress(BakerError):
+            deployer.fleet.shift(environment_of(live), Traffic(weights={live.number: 100}))
     logs = collect_logs(deployer, name, release, machines)
     steps: list[Callable[[], object]] = [
         lambda: settle(deployer, name),
@@ -29,6 +39,7 @@ def take_back(
             release.id, reason=reason, failed=True, details={"logs": logs}
         ),
         lambda: finish_removal(deployer, release),
+        lambda: dismantle_if_empty(deployer, name),
     ]
     for step in steps:
         try:

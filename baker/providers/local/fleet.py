@@ -115,6 +115,10 @@ class LocalFleet:
             kept = self._store.read_side(environment, number)
             if kept is None:
                 raise MachineError(f"side {environment}-{number} is not there any more")
+            # A process that died while it replaced some has left more than there are to be.
+            surplus = max(0, self._count(environment, number) - kept.size)
+            spare, leaving = leaving[:surplus], leaving[surplus:]
+            self._leave(environment, spare, kept.side.drain, pause)
             for start in range(0, len(leaving), kept.side.batch):
                 batch = leaving[start : start + kept.side.batch]
                 joining = self._make(environment, number, len(batch))
