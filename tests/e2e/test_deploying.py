@@ -220,7 +220,7 @@ def test_what_cannot_be_deployed_is_said_before_anything_is_made(site: Site) -> 
     assert "recipe web, not base" in project.run("deploy", "fresh", "base:1", status=2).stderr
     assert "ascend" in project.run("deploy", "fresh", "--steps", "50,10", status=2).stderr
     assert "web has no version 99" in project.run("deploy", "fresh", "99", status=2).stderr
-    assert "fresh" in project.run("deploy", "frseh", status=1).stderr
+    assert "fresh" in project.run("deploy", "frseh", status=2).stderr
     assert "nothing was ever deployed to fresh" in project.run("env", "rollback", "fresh", status=2).stderr
     listed = project.json("env", "ls")["environments"]
     assert [(one["environment"], one["state"]) for one in listed] == [("fresh", "not deployed")]

@@ -332,7 +332,7 @@ class AwsFleet:
 
         described = self._require_machine(environment, name)
         with reached(self.aws, described, self._settings_of(environment), self._project) as machine:
-            return observe_instance(machine, full=full)
+            return observe_instance(machine, full=full, launched=described["LaunchTime"])
 
     def _require_machine(self, environment: str, name: str) -> Mapping[str, Any]:
         region = self._region(environment)
