@@ -14,7 +14,7 @@ from contextlib import suppress
 from baker import identity
 from baker.catalog import Catalog
 from baker.deploy.auditing import note_births
-from baker.deploy.collecting import settle
+from baker.deploy.collecting import collect_environment, settle
 from baker.deploy.deployer import LOOK_SECONDS, TICK_SECONDS, Deployer, describe_settings
 from baker.deploy.environment import Environment
 from baker.deploy.fleet import FleetMachine, Traffic
@@ -73,6 +73,7 @@ def deploy(
     with deployer.interruption.shielded():
         settle(deployer, environment.name)
     deployer.report.say(f"{environment.name} serves {release.image} at {fleet.place(environment)}")
+    collect_environment(deployer, environment.name)  # one side is kept for a roll-back, not two
     return release
 
 
