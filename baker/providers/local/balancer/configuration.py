@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,10 @@ from baker.providers.local.balancer.balancing import (
 
 BACKEND = "machines"
 MARK = "# baker: "
+RUN = Path("/run/baker")
+MAX_SOCKET_PATH = 90
+"""The kernel takes 107 bytes, and HAProxy binds under a longer name first."""
+
 RISE, FALL = 2, 3
 RETRIES = 3
 COOLING_SECONDS = 3
@@ -41,7 +47,11 @@ class Files:
 
     @property
     def socket(self) -> Path:
-        return self.folder / "socket"
+        """In the folder, unless its path is longer than a socket's may be."""
+        path = self.folder / "socket"
+        if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+            return path
+        return RUN / f"{hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]}.sock"
 
     @property
     def pid(self) -> Path:

@@ -37,8 +37,6 @@ NEEDED = (2, 6)
 START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 POLL_SECONDS = 0.05
-MAX_SOCKET_PATH = 90
-"""The kernel takes 107 bytes, and HAProxy binds under a longer name first."""
 
 
 class Balancer:
@@ -183,11 +181,7 @@ class Balancer:
 
     def _launch(self, balancing: Balancing, *, replaces: int | None) -> None:
         require_haproxy()
-        if len(os.fsencode(self.files.socket)) > MAX_SOCKET_PATH:
-            raise HostError(
-                f"the path of HAProxy's socket is too long: {self.files.socket}",
-                hint="Choose a shorter BAKER_HOME.",
-            )
+        self.files.socket.parent.mkdir(exist_ok=True, mode=0o700)
         if re.search(r"[\s#\"'\\%]", str(self.files.folder)):
             raise HostError(f"{self.files.folder} cannot be written into HAProxy's configuration")
         write_durably(self.files.traffic_map, render_traffic_map(balancing))
