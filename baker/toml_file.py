@@ -3,8 +3,8 @@
 ``tomllib`` gives no positions, so the line of a key is looked up by a second, tolerant reading of the
 text, made only when there is something to say. Schemas are the part of JSON Schema that we need
 (``type``, ``properties``, ``additionalProperties``, ``required``, ``items``, ``pattern``,
-``exclusiveMinimum``, ``anyOf``), so that the same table serves editors. A schema's ``title`` is said
-to the user: "must be TITLE".
+``exclusiveMinimum`` and with it ``exclusiveMaximum``, ``anyOf``), so that the same table serves editors. A
+schema's ``title`` is said to the user: "must be TITLE".
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def _fits(value: Any, schema: Schema) -> bool:
     if isinstance(value, str) and "pattern" in schema:
         return "\n" not in value and re.search(schema["pattern"], value) is not None
     if isinstance(value, int | float) and "exclusiveMinimum" in schema:
-        return bool(schema["exclusiveMinimum"] < value < float("inf"))
+        return bool(schema["exclusiveMinimum"] < value < schema.get("exclusiveMaximum", float("inf")))
     return True
 
 

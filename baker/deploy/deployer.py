@@ -88,10 +88,9 @@ def environment_of(release: Release) -> Environment:
     """The environment as it was when the release was made: what runs does not follow an edited file."""
     kept = dict(release.settings)
     health, rollout, first_boot = kept.pop("health"), kept.pop("rollout"), kept.pop("first_boot")
-    command = health["command"]
     return Environment(
         **{**kept, "image": Reference.parse(kept["image"])},
-        health=Health(**{**health, "command": None if command is None else tuple(command)}),
+        health=Health.from_json(health),
         rollout=Rollout(**{**rollout, "steps": tuple(rollout["steps"])}),
         first_boot=None
         if first_boot is None

@@ -24,6 +24,12 @@ class Health:
     timeout: float = 2.0
     within: float = 120.0
 
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Health:
+        """What ``dataclasses.asdict`` made of one, as it comes back."""
+        command = kept["command"]
+        return cls(**{**kept, "command": None if command is None else tuple(command)})
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rollout:

@@ -34,12 +34,10 @@ from baker.toml_file import (
     Document,
     KeyPath,
     Problem,
-    Schema,
     describe,
     find_problems,
     nearest,
     read_document,
-    show_path,
 )
 
 FOLDER = "environments"
@@ -119,8 +117,8 @@ def _read(project: Path, name: str) -> _Read:
     file = f"{FOLDER}/{name}.toml"
     if isinstance(document, Problem):
         return _Read(name=name, file=file, document=None, problems=(document,))
-    problems = [*find_problems(document, ENVIRONMENT_SCHEMA), *_find_excess(document, ENVIRONMENT_SCHEMA)]
-    return _Read(name=name, file=file, document=document, problems=tuple(problems))
+    problems = tuple(find_problems(document, ENVIRONMENT_SCHEMA))
+    return _Read(name=name, file=file, document=document, problems=problems)
 
 
 def _list_recipes(folder: Path) -> list[str]:
@@ -217,24 +215,6 @@ def _check(
     yield from _check_steps(document)
     yield from _check_target(document)
     yield from _check_first_boot(project, document, read.name)
-
-
-def _find_excess(
-    document: Document, schema: Schema, value: Any = None, path: KeyPath = ()
-) -> Iterator[Problem]:
-    """Numbers that reach their ``exclusiveMaximum``."""
-    value = document.values if not path else value
-    if isinstance(value, dict):
-        for key, item in value.items():
-            inner = schema.get("properties", {}).get(key)
-            if inner:
-                yield from _find_excess(document, inner, item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _find_excess(document, schema.get("items", {}), item, (*path, index))
-    elif isinstance(value, int) and value >= schema.get("exclusiveMaximum", value + 1):
-        message = f'"{show_path(path)}" must be {schema["title"]}, not {describe(value)}'
-        yield document.problem(path, message)
 
 
 def _check_health(document: Document) -> Iterator[Problem]:

@@ -188,9 +188,5 @@ def _check_values(document: Document, folder: Path) -> Iterator[Problem]:
     for name in sorted(set(values.get("secrets", ())) & set(values.get("environment", ()))):
         message = f'"{name}" is a secret: it cannot be in "environment", whose values are in the fingerprint'
         yield document.problem(("environment", values["environment"].index(name)), message)
-    for index, port in enumerate(values.get("audit", {}).get("ports", ())):
-        if port > 65535:
-            message = f'"audit.ports[{index}]" must be a port (1 to 65535), not {port}'
-            yield document.problem(("audit", "ports", index), message)
     if "workdir" in values and not (folder / values["workdir"]).is_dir():
         yield document.problem(("workdir",), f'"workdir" names no folder: {values["workdir"]}')

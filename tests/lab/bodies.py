@@ -19,10 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from baker.errors import BakerError, MachineError
-from baker.providers.local.bootstrap import remove_folder
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove_cgroup
 from baker.providers.local.holder import MachineSpec
-from baker.providers.local.host import adopt_orphans
+from baker.providers.local.host import adopt_orphans, remove_folder
 from baker.providers.local.machine import LocalMachine
 from baker.providers.local.tree import remove_mount_points, strip_overlay_attributes, walk_tree
 from tests.lab.fleet import Launch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from baker.errors import CommandFailed, SourceError
 from baker.manifest import parse_dpkg_status
 from baker.model import Bootstrap, Package, Resource
 from baker.providers.local.archive import INCLUDED, Archive, ResolvedBootstrap
-from baker.providers.local.host import DPKG_ARCH, run_tool
+from baker.providers.local.host import DPKG_ARCH, remove_folder, run_tool
 from baker.providers.local.store import Store
 from baker.providers.local.tree import seal_tree
 from baker.teardown import Teardown
@@ -98,12 +97,6 @@ def unpack(archive: Archive, resolved: ResolvedBootstrap, tree: Path) -> tuple[P
         raise SourceError(f"mmdebstrap installed another set of packages than was resolved: {odd}")
     seal_tree(tree, started=started, epoch=resolved.epoch)
     return packages
-
-
-def remove_folder(folder: Path) -> None:
-    """Delete a folder of the store; idempotent, follows no link."""
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def parse_bootstrap(text: str) -> Bootstrap:

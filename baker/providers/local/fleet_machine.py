@@ -10,14 +10,18 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from baker.deploy.first_boot import find_role, mask, render
 from baker.deploy.side import MachineFacts, Side
 from baker.errors import MachineError
-from baker.providers.local.bootstrap import remove_folder
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove_cgroup
 from baker.providers.local.fleet_store import FleetStore, MachineRecord, began, read_boot_id
 from baker.providers.local.holder import PATH, MachineSpec
-from baker.providers.local.host import booted_with_systemd, children_of, is_running, wait_for_end
+from baker.providers.local.host import (
+    booted_with_systemd,
+    children_of,
+    is_running,
+    remove_folder,
+    wait_for_end,
+)
 from baker.providers.local.limits import read_limits
 from baker.providers.local.machine import SIGRTMIN_POWEROFF, LocalMachine
 
@@ -90,6 +94,8 @@ def runs(record: MachineRecord) -> bool:
 
 def list_facts(side: Side, names: list[str]) -> list[MachineFacts]:
     """What first boot is told of machines of these names (``3-1``)."""
+    from baker.deploy.first_boot import find_role  # brings the template engine: looking goes without
+
     roles = side.first_boot.roles if side.first_boot else ()
     facts = []
     for name in names:
@@ -130,6 +136,8 @@ def write_seed(folder: Path, side: Side, name: str) -> None:
     """What cloud-init finds at the machine's first boot. For root alone: secrets may be in it."""
     if side.first_boot is None:
         return
+    from baker.deploy.first_boot import render
+
     (facts,) = list_facts(side, [name])
     seed = folder / "seed"
     seed.mkdir(mode=0o700, exist_ok=True)
@@ -189,5 +197,8 @@ def read_log(folder: Path, machine: FleetMachine | None, side: Side | None, line
     if not text and console.is_file():
         kept = console.read_text(errors="replace").splitlines()
         text = "\n".join(kept if lines is None else kept[-lines:]) + "\n"
-    secrets = side.first_boot.secrets if side is not None and side.first_boot is not None else {}
-    return mask(text, secrets)
+    if side is None or side.first_boot is None:
+        return text
+    from baker.deploy.first_boot import mask
+
+    return mask(text, side.first_boot.secrets)

@@ -26,7 +26,7 @@ from baker.deploy.side import FirstBoot, Side
 from baker.errors import BadReference, HostError
 from baker.model import Artifact
 from baker.providers.local.balancer.process import write_durably
-from baker.providers.local.bootstrap import remove_folder
+from baker.providers.local.host import remove_folder
 
 FIRST_PORT, LAST_PORT = 20000, 29999
 """Of this host's loopback, for machines: below what the kernel gives to whoever connects."""
@@ -216,13 +216,12 @@ def _folders(path: Path) -> list[Path]:
 
 def _make_side(text: Mapping[str, Any]) -> KeptSide:
     side = dict(text["side"])
-    health, first_boot = side["health"], side["first_boot"]
-    command = health["command"]
+    first_boot = side["first_boot"]
     made = Side(
         **{
             **side,
             "artifact": Artifact(**side["artifact"]),
-            "health": Health(**{**health, "command": None if command is None else tuple(command)}),
+            "health": Health.from_json(side["health"]),
             "first_boot": FirstBoot(**{**first_boot, "roles": tuple(first_boot["roles"])})
             if first_boot
             else None,

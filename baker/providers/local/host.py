@@ -60,6 +60,18 @@ def missing_file_systems() -> list[str]:
     ]
 
 
+def require_tools() -> None:
+    """Raises HostError if this process cannot run machines here, naming what is missing, and what
+    brings it."""
+    if os.geteuid() != 0:
+        raise HostError("machines of the local target need root", hint="Run it with sudo.")
+    if missing := missing_tools():
+        packages = sorted({PACKAGE_OF_TOOL[tool] for tool in missing})
+        raise HostError(f"missing tools: {', '.join(missing)}", hint=f"apt-get install {' '.join(packages)}")
+    if missing := missing_file_systems():
+        raise HostError(f"the kernel has no {' and no '.join(missing)} file system")
+
+
 def booted_with_systemd() -> bool:
     """Whether the host's init is systemd (sd_booted(3))."""
     return Path("/run/systemd/system").is_dir()
@@ -215,3 +227,9 @@ def has_own_network(pid: int) -> bool:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net")  # noqa: PTH115
     return False
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of the store; idempotent, follows no link."""
+    if folder.exists():
+        shutil.rmtree(folder)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from baker.errors import CommandTimeout, MachineError
-from baker.providers.local.bootstrap import remove_folder
 from baker.providers.local.cgroups import (
     CgroupRoots,
     cgroup_of,
@@ -45,6 +44,7 @@ from baker.providers.local.host import (
     host_resolv_conf,
     is_running,
     namespace_pids,
+    remove_folder,
     wait_for_end,
     wait_for_exit,
 )

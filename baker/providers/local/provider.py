@@ -19,15 +19,14 @@ from baker.layer import Layer
 from baker.model import Artifact, Bootstrap, Build, Package, Recipe, Resource, Source, TreeSource
 from baker.package_state import NEWEST_SEEN
 from baker.providers.local.archive import Archive
-from baker.providers.local.bootstrap import ensure_bootstrap, parse_bootstrap, remove_folder
+from baker.providers.local.bootstrap import ensure_bootstrap, parse_bootstrap
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove_cgroup
 from baker.providers.local.holder import MachineSpec
 from baker.providers.local.host import (
-    PACKAGE_OF_TOOL,
     adopt_orphans,
     host_arch,
-    missing_file_systems,
-    missing_tools,
+    remove_folder,
+    require_tools,
 )
 from baker.providers.local.limits import read_limits
 from baker.providers.local.machine import LocalMachine
@@ -89,15 +88,7 @@ class LocalProvider:
         self._launched: dict[str, Launched] = {}
 
     def check(self) -> None:
-        if os.geteuid() != 0:
-            raise HostError("machines of the local target need root", hint="Run it with sudo.")
-        if missing := missing_tools():
-            packages = sorted({PACKAGE_OF_TOOL[tool] for tool in missing})
-            raise HostError(
-                f"missing tools: {', '.join(missing)}", hint=f"apt-get install {' '.join(packages)}"
-            )
-        if missing := missing_file_systems():
-            raise HostError(f"the kernel has no {' and no '.join(missing)} file system")
+        require_tools()
         find_cgroup_roots()
         self.store.create()
 
@@ -160,7 +151,7 @@ class LocalProvider:
             name=bake_id,
             cgroup=self.cgroup_of(bake_id),
             folder=self.store.machines / bake_id,
-            layers=self._verified_layers(chain),
+            layers=self.store.verified_layers(chain["layers"]),
             hostname=recipe.name,
             environment={"SOURCE_DATE_EPOCH": str(chain["epoch"]), **proxies},
             binds=(
@@ -211,12 +202,6 @@ class LocalProvider:
         archive = self._archive(source.source, source.settings)
         resolved = archive.resolve_bootstrap(offline=self.offline)
         return ensure_bootstrap(self.store, archive, resolved, teardown, offline=self.offline)
-
-    def _verified_layers(self, chain: Mapping[str, Any]) -> tuple[Path, ...]:
-        """Lowest first. Two bakes in a line may write the same layer: the upper one of them is enough, and
-        an overlay takes no folder twice."""
-        once = reversed(dict.fromkeys(reversed(chain["layers"])))
-        return tuple(self.store.verified_layer(digest) for digest in once)
 
     def _start(self, spec: MachineSpec, teardown: Teardown, archive: Archive | None = None) -> LocalMachine:
         """When the machine is torn down, what it fetched from ``archive`` stays for later ones."""
@@ -296,7 +281,7 @@ class LocalProvider:
             name=name,
             cgroup=self.cgroup_of(name),
             folder=self.store.machines / name,
-            layers=self._verified_layers(self.store.read_artifact(artifact.id)),
+            layers=self.store.verified_layers(self.store.read_artifact(artifact.id)["layers"]),
             hostname=hostname,
             environment={},
             limits=read_limits(settings or {}),

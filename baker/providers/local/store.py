@@ -106,6 +106,20 @@ class Store:
         self._write(stamp, seen.encode())
         return path
 
+    def layer_paths(self, digests: Sequence[str]) -> tuple[Path, ...]:
+        """The files of a chain of layers, each once, lowest first, whether they are here or not.
+
+        Two bakes in a line may write the same layer: the upper one of them is enough, and an overlay takes no
+        folder twice.
+        """
+        return tuple(map(self._layer_path, reversed(dict.fromkeys(reversed(digests)))))
+
+    def verified_layers(self, digests: Sequence[str]) -> tuple[Path, ...]:
+        """The same, each found to match its digest. Raises StoreError."""
+        for digest in dict.fromkeys(digests):
+            self.verified_layer(digest)
+        return self.layer_paths(digests)
+
     def is_intact(self, digest: str) -> bool:
         """Whether the layer is here and undamaged, and its file list is here."""
         try:
@@ -314,9 +328,9 @@ def json_bytes(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, indent=1, sort_keys=True).encode()
 
 
-def publish(new: Path, path: Path) -> None:
+def publish(new: Path, path: Path, *, mode: int = 0o644) -> None:
     """Give a finished file its final name, durably."""
-    new.chmod(0o644)
+    new.chmod(mode)
     with new.open("rb") as file:
         os.fsync(file.fileno())
     new.replace(path)

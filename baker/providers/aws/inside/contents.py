@@ -42,12 +42,13 @@ def parse_listing(result: CommandResult) -> Contents:
     if result.exit_status != 0:
         raise MachineError(f"the instance could not be read: {explain_failure(result)}")
     try:
-        return _collect(_list_records(result.stdout))
+        return _collect(list_records(result.stdout))
     except (ValueError, KeyError, TypeError, zlib.error) as error:
         raise MachineError(f"what the instance says of its files cannot be read: {error}") from error
 
 
-def _list_records(stream: bytes) -> Iterator[object]:
+def list_records(stream: bytes) -> Iterator[object]:
+    """What a script sent, record by record. Raises ValueError or zlib.error."""
     decompressor = zlib.decompressobj()
     rest, total = b"", 0
     while not decompressor.eof:
@@ -72,7 +73,7 @@ def _collect(records: Iterator[object]) -> Contents:
     for record in records:
         if isinstance(record, list):
             file = make_file(record)
-            _require_sound(file)
+            require_sound(file)
             files[file.path] = file
         elif isinstance(record, dict) and "end" in record:
             if record["end"] != len(files) or next(records, None) is not None:
@@ -88,7 +89,8 @@ def _collect(records: Iterator[object]) -> Contents:
     raise ValueError("its end is missing")
 
 
-def _require_sound(file: FileEntry) -> None:
+def require_sound(file: FileEntry) -> None:
+    """Raises ValueError for what no file system has: a recipe ran where this comes from."""
     numbers = (file.mode, file.uid, file.gid, file.size)
     texts = (file.path, file.digest, file.link, *(text for pair in file.xattrs for text in pair))
     if (

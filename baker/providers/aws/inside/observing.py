@@ -18,7 +18,7 @@ from baker.errors import MachineError
 from baker.layer import make_file
 from baker.manifest import parse_dpkg_status, parse_rpm_list
 from baker.model import FileEntry, Package
-from baker.providers.aws.inside.contents import _list_records, _require_sound
+from baker.providers.aws.inside.contents import list_records, require_sound
 from baker.providers.aws.inside.script import INTERPRETER, build_script, explain_failure
 from baker.providers.protocol import CommandResult, Machine
 
@@ -53,7 +53,7 @@ def parse_observation(result: CommandResult, *, full: bool) -> Observation:
 
 
 def _collect(stream: bytes, *, full: bool) -> Observation:
-    records = _list_records(stream)
+    records = list_records(stream)
     if next(records, None) != {"format": 1}:
         raise ValueError("it does not begin as expected")
     packages: list[Package] = []
@@ -62,7 +62,7 @@ def _collect(stream: bytes, *, full: bool) -> Observation:
     for record in records:
         if isinstance(record, list):
             file = make_file(record)
-            _require_sound(file)
+            require_sound(file)
             files.append(file)
         elif isinstance(record, dict) and "facts" in record:
             facts = record["facts"]

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 from baker.deploy.environment import Health
 from baker.errors import HostError, UsageError
@@ -154,7 +153,8 @@ def from_json(text: str) -> Balancing:
             environment=found["environment"],
             listen=found["listen"],
             servers=tuple(
-                Server(**{**server, "health": _health(server["health"])}) for server in found["servers"]
+                Server(**{**server, "health": Health.from_json(server["health"])})
+                for server in found["servers"]
             ),
             weights={int(side): weight for side, weight in found["weights"].items()},
             standby=found["standby"],
@@ -163,8 +163,3 @@ def from_json(text: str) -> Balancing:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise HostError(f"what HAProxy is to do cannot be read: {error}") from None
-
-
-def _health(found: Mapping[str, Any]) -> Health:
-    command = found["command"]
-    return Health(**{**found, "command": None if command is None else tuple(command)})

@@ -32,6 +32,7 @@ from baker.providers.local.balancer.state import ServerState, read_state
 from baker.providers.local.cgroups import enter_cgroups, find_cgroup_roots, remove_cgroup
 from baker.providers.local.holder import PATH
 from baker.providers.local.host import booted_with_systemd, is_running, wait_for_end
+from baker.providers.local.store import publish
 
 NEEDED = (2, 6)
 START_SECONDS = 20.0
@@ -236,16 +237,9 @@ def worker_user() -> str:
 def write_durably(path: Path, text: str) -> None:
     """All of it or what was there before, also after a power cut. For root alone to read."""
     new = path.with_name(f".{path.name}.new")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    new.touch(mode=0o600)
+    new.write_text(text)
+    publish(new, path, mode=0o600)
 
 
 def _run(argv: Sequence[str]) -> subprocess.CompletedProcess[str]:
