@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from baker.cli.deployers import require_here
 from baker.cli.wiring import make_fleet, open_catalog
 from baker.console import Console
+from baker.deploy.side import FirstBoot, tell_facts
 from baker.errors import BadReference
 
 if TYPE_CHECKING:
     from baker.deploy.environment import Environment
     from baker.deploy.fleet import Fleet, FleetMachine
     from baker.deploy.release import EnvironmentRecord, Release
-    from baker.deploy.side import FirstBoot, MachineFacts
     from baker.settings import Settings
 
 
@@ -68,7 +68,6 @@ def list_told(fleet: Fleet, record: EnvironmentRecord) -> Iterator[Told]:
 
 def masked_first_boot(release: Release) -> FirstBoot | None:
     from baker.deploy.first_boot import MASK
-    from baker.deploy.side import FirstBoot
 
     kept = release.settings.get("first_boot")
     if not kept:
@@ -91,34 +90,8 @@ def render_masked(fleet: Fleet, release: Release, machine: FleetMachine, first_b
         "image": release.image,
         "port": release.settings["port"],
     }
-    return render_for(first_boot, facts_of(fleet, machine, first_boot), side)
-
-
-def facts_of(fleet: Fleet, machine: FleetMachine, first_boot: FirstBoot) -> MachineFacts:
-    """What it was told of itself."""
-    from baker.deploy.first_boot import find_role
-    from baker.deploy.side import MachineFacts
-
-    if fleet.target == "aws":
-        from baker.providers.aws.fleet import FACTS
-
-        role = find_role(first_boot.roles, 1)
-        return MachineFacts(
-            name=FACTS.name,
-            hostname=FACTS.hostname,
-            number=FACTS.number,
-            role=role,
-            address=FACTS.address,
-            filled_in_there=True,
-        )
-    number = int(machine.name.rpartition("-")[2])
-    return MachineFacts(
-        name=machine.name,
-        hostname=machine.hostname,
-        number=number,
-        role=find_role(first_boot.roles, number),
-        address="127.0.0.1",
-    )
+    facts = tell_facts(fleet.target, release.environment, machine.name, first_boot.roles)
+    return render_for(first_boot, facts, side)
 
 
 def list_would_be_told(settings: Settings, name: str) -> Iterator[Told]:
@@ -140,7 +113,8 @@ def list_would_be_told(settings: Settings, name: str) -> Iterator[Told]:
         machine = f"1-{number}"
         text = None
         if first_boot is not None:
-            text = render_for(first_boot, planned_facts(environment, number, first_boot), side)
+            facts = tell_facts(environment.target, name, machine, first_boot.roles)
+            text = render_for(first_boot, facts, side)
         secrets = tuple(first_boot.secrets) if first_boot else ()
         yield Told(machine=machine, text=text, secrets=secrets, would=True)
 
@@ -152,21 +126,6 @@ def planned_first_boot(settings: Settings, environment: Environment) -> FirstBoo
         return None
     masks = dict.fromkeys(environment.first_boot.secrets, MASK)
     return read_first_boot(settings.project, environment.first_boot, masks)
-
-
-def planned_facts(environment: Environment, number: int, first_boot: FirstBoot) -> MachineFacts:
-    from baker.deploy.first_boot import find_role
-    from baker.deploy.side import MachineFacts
-
-    there = environment.target == "aws"
-    return MachineFacts(
-        name="{{ v1.instance_id }}" if there else f"1-{number}",
-        hostname="{{ v1.local_hostname }}" if there else f"{environment.name}-1-{number}",
-        number=1 if there else number,
-        role=find_role(first_boot.roles, 1 if there else number),
-        address="{{ ds.meta_data.local_ipv4 }}" if there else "127.0.0.1",
-        filled_in_there=there,
-    )
 
 
 def told_json(one: Told) -> dict[str, Any]:

@@ -78,11 +78,6 @@ def read_first_boot(project: Path, file: FirstBootFile, environ: Mapping[str, st
     )
 
 
-def find_role(roles: tuple[str, ...], number: int) -> str:
-    """The role of a side's machine; they count from 1. Empty where there are no roles."""
-    return roles[min(number, len(roles)) - 1] if roles else ""
-
-
 # --- rendering ------------------------------------------------------------------------------------
 
 

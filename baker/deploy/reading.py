@@ -20,12 +20,11 @@ from baker.deploy.first_boot import (
     AWS_LIMIT,
     VARIABLES,
     check_rendered,
-    find_role,
     make_environment,
     render_for,
 )
 from baker.deploy.schema import ENVIRONMENT_SCHEMA
-from baker.deploy.side import FirstBoot, MachineFacts
+from baker.deploy.side import FirstBoot, tell_facts
 from baker.errors import EnvironmentFileError, EnvironmentNotFound
 from baker.model import RECIPE_NAME, Recipe, Reference
 from baker.recipes.data import find_dates
@@ -346,15 +345,7 @@ def _check_template(template: str, text: str) -> Iterator[Problem]:
 def _try_template(values: Mapping[str, Any], file: FirstBootFile, name: str, text: str) -> list[str]:
     """What is wrong with what some machine would be told. Not asked of a template with secrets: what their
     values come to is known only to who has them."""
-    there = values["target"] == "aws"
-    facts = MachineFacts(
-        name="{{ v1.instance_id }}" if there else "1-1",
-        hostname="{{ v1.local_hostname }}" if there else f"{name}-1-1",
-        number=1,
-        role=find_role(file.roles, 1),
-        address="{{ ds.meta_data.local_ipv4 }}" if there else "127.0.0.1",
-        filled_in_there=there,
-    )
+    facts = tell_facts(values["target"], name, "1-1", file.roles)
     side = {
         "environment": name,
         "release": 1,
@@ -366,4 +357,4 @@ def _try_template(values: Mapping[str, Any], file: FirstBootFile, name: str, tex
         rendered = render_for(first_boot, facts, side)
     except EnvironmentFileError as error:
         return [str(error)]
-    return check_rendered(rendered, file.template, limit=AWS_LIMIT if there else None)
+    return check_rendered(rendered, file.template, limit=AWS_LIMIT if values["target"] == "aws" else None)

@@ -62,3 +62,33 @@ class Side:
     def name(self) -> str:
         """``demo-3``: machines are ``demo-3-1``, ``demo-3-2`` …"""
         return f"{self.environment}-{self.number}"
+
+
+def find_role(roles: tuple[str, ...], number: int) -> str:
+    """The role of a side's machine; they count from 1. Empty where there are no roles."""
+    return roles[min(number, len(roles)) - 1] if roles else ""
+
+
+def tell_facts(target: str, environment: str, name: str, roles: tuple[str, ...]) -> MachineFacts:
+    """What the first boot of a machine of this name (``3-1``) is told of it.
+
+    At AWS all machines of a side are told the same, whatever they are called: cloud-init fills in there what
+    differs.
+    """
+    if target == "aws":
+        return MachineFacts(
+            name="{{ v1.instance_id }}",
+            hostname="{{ v1.local_hostname }}",
+            number=1,
+            role=find_role(roles, 1),
+            address="{{ ds.meta_data.local_ipv4 }}",
+            filled_in_there=True,
+        )
+    number = int(name.rpartition("-")[2])
+    return MachineFacts(
+        name=name,
+        hostname=f"{environment}-{name}",
+        number=number,
+        role=find_role(roles, number),
+        address="127.0.0.1",
+    )

@@ -21,12 +21,11 @@ from baker.deploy.first_boot import (
     FirstBootResult,
     check_rendered,
     expected_result,
-    find_role,
     mask,
     read_first_boot,
     render_for,
 )
-from baker.deploy.side import FirstBoot, MachineFacts
+from baker.deploy.side import FirstBoot, MachineFacts, find_role
 from baker.errors import EnvironmentFileError
 
 FILE = "templates/boot.j2"

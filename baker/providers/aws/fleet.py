@@ -18,10 +18,10 @@ from typing import Any
 
 from baker import identity
 from baker.deploy.environment import Environment
-from baker.deploy.first_boot import find_role, render
+from baker.deploy.first_boot import render
 from baker.deploy.fleet import FleetMachine, Pause, Traffic
 from baker.deploy.observation import Observation
-from baker.deploy.side import MachineFacts, Side
+from baker.deploy.side import MachineFacts, Side, tell_facts
 from baker.errors import BadReference, BakerError, ConflictError, EnvironmentFileError, HostError
 from baker.providers.aws.distribution import require_there
 from baker.providers.aws.experience import Experience
@@ -61,16 +61,6 @@ from baker.providers.aws.session import AwsSession
 
 LOG_LINES = 15
 """Of a machine that is not well, in a message."""
-
-FACTS = MachineFacts(
-    name="{{ v1.instance_id }}",
-    hostname="{{ v1.local_hostname }}",
-    number=1,
-    role="",
-    address="{{ ds.meta_data.local_ipv4 }}",
-    filled_in_there=True,
-)
-"""All machines of a side are told the same: cloud-init fills in there what differs."""
 
 
 class AwsFleet:
@@ -175,15 +165,8 @@ class AwsFleet:
         return [self._facts(side)] if size else []
 
     def _facts(self, side: Side) -> MachineFacts:
-        role = find_role(side.first_boot.roles, 1) if side.first_boot else ""
-        return MachineFacts(
-            name=FACTS.name,
-            hostname=FACTS.hostname,
-            number=FACTS.number,
-            role=role,
-            address=FACTS.address,
-            filled_in_there=True,
-        )
+        roles = side.first_boot.roles if side.first_boot else ()
+        return tell_facts(self.target, side.environment, side.name, roles)
 
     def start(self, side: Side, size: int, pause: Pause) -> None:
         file = f"environments/{side.environment}.toml"

@@ -13,13 +13,12 @@ from baker.deploy.environment import Environment
 from baker.deploy.fleet import FleetMachine as MachineState
 from baker.deploy.fleet import Pause, Traffic
 from baker.deploy.observation import Observation
-from baker.deploy.side import MachineFacts, Side
+from baker.deploy.side import MachineFacts, Side, tell_facts
 from baker.errors import BakerError, CommandTimeout, ConflictError, HostError, MachineError
 from baker.providers.local.balancer import Balancer, Balancing, Server, ServerState
 from baker.providers.local.fleet_machine import (
     FleetMachine,
     end_machine,
-    list_facts,
     make_spec,
     read_log,
     write_seed,
@@ -57,7 +56,9 @@ class LocalFleet:
         return f"http://{environment.settings['listen']}"
 
     def list_facts(self, side: Side, size: int) -> Sequence[MachineFacts]:
-        return list_facts(side, [f"{side.number}-{number}" for number in range(1, size + 1)])
+        roles = side.first_boot.roles if side.first_boot else ()
+        names = [f"{side.number}-{number}" for number in range(1, size + 1)]
+        return [tell_facts(self.target, side.environment, name, roles) for name in names]
 
     # --- making -----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from baker.deploy.side import MachineFacts, Side
+from baker.deploy.side import Side, tell_facts
 from baker.errors import MachineError
 from baker.providers.local.cgroups import find_cgroup_roots, find_groups, remove_cgroup
 from baker.providers.local.fleet_store import FleetStore, MachineRecord, began, read_boot_id
@@ -92,26 +92,6 @@ def runs(record: MachineRecord) -> bool:
     )
 
 
-def list_facts(side: Side, names: list[str]) -> list[MachineFacts]:
-    """What first boot is told of machines of these names (``3-1``)."""
-    from baker.deploy.first_boot import find_role  # brings the template engine: looking goes without
-
-    roles = side.first_boot.roles if side.first_boot else ()
-    facts = []
-    for name in names:
-        number = int(name.partition("-")[2])
-        facts.append(
-            MachineFacts(
-                name=name,
-                hostname=f"{side.environment}-{name}",
-                number=number,
-                role=find_role(roles, number),
-                address="127.0.0.1",
-            )
-        )
-    return facts
-
-
 def make_spec(
     store: FleetStore, side: Side, record: MachineRecord, cgroup: str, layers: tuple[Path, ...]
 ) -> MachineSpec:
@@ -136,9 +116,9 @@ def write_seed(folder: Path, side: Side, name: str) -> None:
     """What cloud-init finds at the machine's first boot. For root alone: secrets may be in it."""
     if side.first_boot is None:
         return
-    from baker.deploy.first_boot import render
+    from baker.deploy.first_boot import render  # brings the template engine: looking goes without
 
-    (facts,) = list_facts(side, [name])
+    facts = tell_facts("local", side.environment, name, side.first_boot.roles)
     seed = folder / "seed"
     seed.mkdir(mode=0o700, exist_ok=True)
     files = {
