@@ -254,7 +254,7 @@ def test_missing_recipes_folder_is_named(tmp_path):
         (f'{ROOT}descripton = "x"\n', '2: unknown key "descripton" (did you mean "description"?)'),
         (
             f"{ROOT}zzz = 1\n",
-            '2: unknown key "zzz" (known: data, description, environment, from, groups, inputs, limits, max_age, retries, secrets, targets, '
+            '2: unknown key "zzz" (known: audit, data, description, environment, from, groups, inputs, limits, max_age, retries, secrets, targets, '
             "timeout, total_timeout, workdir)",
         ),
         (f"{ROOT}[targets.gcp]\n", '2: unknown key "gcp" in [targets] (known: aws, local)'),
